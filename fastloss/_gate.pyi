@@ -1,0 +1,56 @@
+"""Types of the compiled gate (`_gate.pyx`)."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+def readable(dtype: np.dtype[Any]) -> bool: ...
+
+class Job:
+    def __init__(
+        self,
+        *,
+        wide: bool,
+        order: int,
+        block: int,
+        knobs: tuple[float, ...],
+        size: int,
+        classes: int = ...,
+        extra_value: float = ...,
+        smoothing: float = ...,
+        domain: tuple[float, float, bool] | None = ...,
+        ignore_index: int | None = ...,
+        soft: bool = ...,
+        lanes: bool = ...,
+    ) -> None: ...
+    @property
+    def ranges(self) -> int: ...
+    @property
+    def bad(self) -> bool: ...
+    def put(self, name: str, array: NDArray[Any], matrix: bool = ...) -> None: ...
+    def start(self, driver: str, scale: float = ..., stream: bool = ...) -> None: ...
+    def work(self, main: bool) -> None: ...
+    def total(self) -> float: ...
+
+class Gate:
+    loss: Any
+    results: str
+    defaults: dict[str, Any]
+    block: int
+    def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None: ...
+
+class ElementwiseGate(Gate):
+    def __call__(
+        self,
+        pred: Any,
+        target: Any,
+        knobs: tuple[Any, ...] = ...,
+        per_class: Any = ...,
+        **common: Any,
+    ) -> Any: ...
+
+class RowsGate(Gate):
+    def __call__(
+        self, pred: Any, target: Any, knobs: tuple[Any, ...] = ..., **common: Any
+    ) -> Any: ...

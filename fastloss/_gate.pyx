@@ -1,0 +1,470 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, freethreading_compatible=True
+"""The compiled way in: `Gate` sends plain small arrays straight to the kernel, `Job` is a call in
+the general way, which several threads may work on at once.
+
+A job is cut into ranges by its shape alone. Whoever calls `work` claims ranges from an atomic
+counter, without the GIL, until none is left; each range leaves one partial sum, and the sums are
+added in order, so the bits of a result do not depend on who did what.
+"""
+cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
+from libc.math cimport NAN, isnan
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+from fastloss.kernels.call cimport *
+
+import math
+
+from fastloss import kernels
+
+cnp.import_array()
+
+cdef extern from *:
+    """
+    #include <stdint.h>
+    #if defined(_WIN32)
+    #include <windows.h>
+    static int64_t fl_milliseconds(void) { return (int64_t)GetTickCount64(); }
+    #else
+    #include <time.h>
+    static int64_t fl_milliseconds(void) {
+        struct timespec t;
+        clock_gettime(CLOCK_MONOTONIC, &t);
+        return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+    }
+    #endif
+    #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
+    #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
+    #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED)
+    """
+    int64_t fl_milliseconds() nogil
+    Py_ssize_t fl_claim(Py_ssize_t*) nogil
+    int fl_peek(int*) nogil
+    void fl_raise(int*) nogil
+
+cdef fl_drivers* DRIVERS = <fl_drivers*><size_t>kernels.DRIVERS
+
+cdef enum:
+    RANGE = 32768  # elements: a range takes 5 us or more, against 20 ns to claim it
+    RANGES = 4096  # at most so many partial sums, whatever the size
+    SCRATCH = 1 << 19  # bytes a thread may use for the exponentials of its rows
+    GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
+    HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
+    POLL = 50  # milliseconds between looks for Ctrl-C
+
+cdef enum Driver:
+    ELEMENTWISE
+    ROWS
+    WEIGH
+
+
+cdef size_t plan(fl_call* c, bint wide) noexcept nogil:
+    # Cuts the call into ranges; returns the bytes of scratch a thread needs.
+    cdef Py_ssize_t item = 8 if wide else 4, unit = 0, least = RANGE, align = BLOCK
+    if c.classes >= 0:
+        unit = (c.classes if c.lanes else (c.classes + LANES - 1) // LANES) * LANES * item
+        c.stored = unit <= SCRATCH
+        if c.lanes:
+            c.group = LANES
+        elif not c.stored:
+            c.group = 1
+        else:
+            c.group = max(<Py_ssize_t>1, min(<Py_ssize_t>LANES, GROUP // max(unit, 1)))
+        least = RANGE // max(c.classes, 1)
+        align = c.group
+    c.range = max(least, (c.size + RANGES - 1) // RANGES)
+    c.range = max(align, (c.range + align - 1) // align * align)
+    c.ranges = (c.size + c.range - 1) // c.range
+    if not c.stored:
+        return 0
+    return unit * (1 if c.lanes else c.group)
+
+
+cdef int code_of(dtype) except -1:
+    # The operand code of a dtype (src/call.h), or 0 for one that no kernel reads.
+    cdef str kind = dtype.kind
+    cdef int size = dtype.itemsize, code
+    if kind == "f" and size in (4, 8):
+        code = size + 32
+    elif kind == "i":
+        code = size + 16
+    elif kind in "ub":
+        code = size
+    else:
+        return 0
+    return code if dtype.isnative else code + 64
+
+
+def readable(dtype) -> bool:
+    """Whether kernels read this dtype: booleans, integers, float32 and float64 of any byte order."""
+    return code_of(dtype) != 0
+
+
+cdef class Job:
+    """One call of a kernel: operands, options, a counter of ranges and their partial sums."""
+    cdef fl_call call
+    cdef fl_driver driver
+    cdef Py_ssize_t claimed
+    cdef size_t scratch
+    cdef int stop, wide
+    cdef object partial
+    cdef list kept
+    cdef Py_ssize_t[9][2][cnp.NPY_MAXDIMS] dims
+
+    def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
+                 Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
+                 ignore_index=None, bint soft=False, bint lanes=False):
+        cdef fl_call* c = &self.call
+        cdef Py_ssize_t i
+        memset(c, 0, sizeof(fl_call))
+        self.wide = wide
+        self.kept = []
+        c.order = order
+        c.block = <fl_block>block
+        for i in range(len(knobs)):
+            c.knobs[i] = knobs[i]
+        c.size = size
+        c.classes = classes
+        c.extra_value = extra_value
+        c.smoothing = smoothing
+        c.soft = soft
+        c.lanes = lanes
+        if domain is not None:
+            c.bounded = True
+            c.low, c.high, c.ends_only = domain
+        if ignore_index is not None:
+            c.has_ignored = True
+            c.ignored = ignore_index
+        self.scratch = plan(c, wide)
+        self.partial = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&c.ranges, cnp.NPY_DOUBLE, 0)
+        c.partial = <double*>cnp.PyArray_DATA(self.partial)
+
+    @property
+    def ranges(self) -> int:
+        return self.call.ranges
+
+    @property
+    def bad(self) -> bool:
+        return self.call.bad != 0
+
+    def put(self, str name, cnp.ndarray array, bint matrix=False) -> None:
+        """Adds an operand in the call's shape; of a matrix the last axis are the classes."""
+        cdef fl_operand* op
+        cdef int slot, outer, n = 0
+        cdef Py_ssize_t shape, stride
+        slot = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess").index(name)
+        op = &self.call.pred + slot  # the operands come first in fl_call, in this order
+        self.kept.append(array)
+        op.data = <char*>cnp.PyArray_DATA(array)
+        op.code = code_of(array.dtype)
+        outer = array.ndim - (1 if matrix else 0)
+        for i in range(outer):
+            shape = array.shape[i]
+            stride = array.strides[i]
+            if shape == 1:
+                continue
+            if n and self.dims[slot][1][n - 1] == shape * stride:
+                self.dims[slot][0][n - 1] *= shape
+            else:
+                self.dims[slot][0][n] = shape
+                n += 1
+            self.dims[slot][1][n - 1] = stride
+        if matrix:
+            op.cols = array.shape[outer]
+            op.step = array.strides[outer]
+        elif n:
+            n -= 1
+            op.cols = self.dims[slot][0][n]
+            op.step = self.dims[slot][1][n]
+        else:
+            op.cols = 1
+            op.step = array.itemsize
+        op.ndim = n
+        op.shape = self.dims[slot][0]
+        op.stride = self.dims[slot][1]
+
+    def start(self, str driver, double scale=1, bint stream=False) -> None:
+        """Makes the ranges claimable: by the driver "elementwise", "rows" or "weigh"."""
+        cdef fl_driver* which = DRIVERS.weigh
+        if driver == "elementwise":
+            which = DRIVERS.elementwise
+        elif driver == "rows":
+            which = DRIVERS.rows
+        self.driver = which[1 if self.wide else 0]
+        self.call.scale = scale
+        self.call.stream = stream
+        self.call.bad = 0
+        self.stop = 0
+        self.claimed = 0
+
+    def work(self, bint main) -> None:
+        """Claims and does ranges until none is left; the main thread looks for Ctrl-C meanwhile."""
+        cdef Py_ssize_t r
+        cdef int64_t last
+        cdef char* memory = NULL
+        cdef char* scratch = NULL
+        if self.claimed >= self.call.ranges:
+            return
+        if self.scratch:
+            memory = <char*>malloc(self.scratch + 64)
+            if memory == NULL:
+                raise MemoryError(f"{self.scratch + 64} bytes of scratch")
+            scratch = memory + (64 - <size_t>memory % 64)
+        try:
+            with nogil:
+                last = fl_milliseconds() if main else 0
+                while not fl_peek(&self.stop):
+                    r = fl_claim(&self.claimed)
+                    if r >= self.call.ranges:
+                        break
+                    self.driver(&self.call, r, scratch)
+                    if main and fl_milliseconds() - last >= POLL:
+                        with gil:
+                            PyErr_CheckSignals()
+                        last = fl_milliseconds()
+        except BaseException:
+            fl_raise(&self.stop)
+            raise
+        finally:
+            free(memory)
+
+    def total(self) -> float:
+        """The sum of the ranges' partial sums, correctly rounded: in no order."""
+        return _sum(self.partial)
+
+
+def _sum(partial) -> float:
+    # fsum refuses infinities of both signs and overflow, where the plain sum is right.
+    values = partial.tolist()
+    try:
+        return math.fsum(values)
+    except (OverflowError, ValueError):
+        return float(sum(values))
+
+
+cdef class Gate:
+    """What a declaration's function calls: one loss, asked for some of loss, gradient, Hessian.
+
+    `results` is a subset of "lgh". Plain input is done here; `general`, which a subclass gives,
+    does the rest and raises the errors.
+    """
+    cdef readonly object loss
+    cdef readonly str results
+    cdef readonly dict defaults
+    cdef readonly size_t block
+    cdef int order, bounded, ends_only, n_knobs
+    cdef double low, high
+    cdef double[4] knob_low, knob_high
+    cdef int[4] knob_open, knob_optional
+    cdef bint plain_mean, plain_sum
+
+    def __init__(self, loss, str results, dict defaults):
+        cdef int i
+        self.loss = loss
+        self.results = results
+        self.defaults = defaults
+        self.block = loss.block
+        self.order = 2 if "h" in results else 1 if "g" in results else 0
+        self.bounded = math.isfinite(loss.domain.low) or math.isfinite(loss.domain.high)
+        self.low = loss.domain.low
+        self.high = loss.domain.high
+        self.ends_only = loss.domain.ends_only
+        scalars = [knob for knob in loss.knobs.values() if knob.scalar]
+        self.n_knobs = len(scalars)
+        if self.n_knobs > FL_MAX_KNOBS:
+            raise TypeError(f"{loss.name}: more than {FL_MAX_KNOBS} scalar knobs")
+        for i in range(self.n_knobs):
+            self.knob_low[i] = scalars[i].check.low
+            self.knob_high[i] = scalars[i].check.high
+            self.knob_open[i] = scalars[i].check.open
+            self.knob_optional[i] = scalars[i].optional
+        reduction = defaults.get("reduction", "mean")
+        self.plain_mean = reduction == "mean"
+        self.plain_sum = reduction == "sum"
+
+    def general(self, pred, target, tuple knobs, **options):
+        raise NotImplementedError
+
+    cdef int read_knobs(self, tuple knobs, double* into) except -1:
+        cdef int i
+        cdef double x
+        if len(knobs) != self.n_knobs:
+            raise TypeError(f"{self.loss.name}: {len(knobs)} knobs passed on, {self.n_knobs} declared")
+        for i in range(self.n_knobs):
+            knob = knobs[i]
+            if type(knob) is float:
+                x = knob
+            elif knob is None and self.knob_optional[i]:
+                into[i] = NAN
+                continue
+            else:
+                x = self.loss.check_scalar(i, knob)
+            if not self.knob_low[i] <= x <= self.knob_high[i] or (
+                    self.knob_open[i] and x == self.knob_low[i]):
+                self.loss.check_scalar(i, knob)
+            into[i] = x
+        return 0
+
+    cdef object finish(self, double total, double count, object grad, object hess):
+        if self.plain_mean:
+            total = total / count if count != 0 else NAN
+        if self.results == "l":
+            return total
+        if self.results == "lg":
+            return total, grad
+        if self.results == "g":
+            return grad
+        if self.results == "gh":
+            return grad, hess
+        return total, grad, hess
+
+    cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, double extra,
+                      int kind, int target_code, ignore_index):
+        # A plain call of at most RANGE elements; None where the general way must say what is wrong.
+        cdef fl_call c
+        cdef cnp.ndarray grad = None, hess = None
+        cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
+        cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
+        cdef Py_ssize_t[1] rows, strides
+        cdef double partial = 0, count = size
+        cdef char* memory = NULL
+        cdef size_t scratch
+        cdef fl_driver driver
+        cdef int i
+        memset(&c, 0, sizeof(c))
+        c.classes = -1
+        c.size = size
+        c.order = self.order
+        c.block = <fl_block>self.block
+        c.partial = &partial
+        c.extra_value = extra
+        for i in range(self.n_knobs):
+            c.knobs[i] = knobs[i]
+        c.pred.data = <char*>cnp.PyArray_DATA(pred)
+        c.pred.code = FL_F64 if wide else FL_F32
+        c.pred.cols = size
+        c.pred.step = item
+        c.target.data = <char*>cnp.PyArray_DATA(target)
+        c.target.code = target_code
+        c.target.cols = size
+        c.target.step = item
+        if kind == ELEMENTWISE:
+            c.bounded = self.bounded
+            c.low = self.low
+            c.high = self.high
+            c.ends_only = self.ends_only
+            driver = DRIVERS.elementwise[wide]
+        else:
+            c.size = cnp.PyArray_DIM(pred, 0)
+            c.classes = cnp.PyArray_DIM(pred, 1)
+            c.pred.cols = c.classes
+            c.pred.ndim = 1
+            rows[0] = c.size
+            strides[0] = c.classes * item
+            c.pred.shape = rows
+            c.pred.stride = strides
+            c.target.cols = c.size
+            c.target.step = target.itemsize
+            c.lanes = c.classes <= LANES
+            if ignore_index is not None:
+                c.has_ignored = True
+                c.ignored = ignore_index
+            driver = DRIVERS.rows[wide]
+        scratch = plan(&c, wide)
+        if c.ranges != 1:
+            return None
+        if kind == ROWS:
+            DRIVERS.weigh[wide](&c, 0, NULL)
+            if c.bad:
+                return None
+            count = partial
+        if self.plain_mean:
+            if count == 0:
+                return None
+            c.scale = 1 / count
+        else:
+            c.scale = 1
+        if self.order > 0:
+            grad = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
+            c.grad = c.pred
+            c.grad.data = <char*>cnp.PyArray_DATA(grad)
+        if self.order > 1:
+            hess = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
+            c.hess = c.pred
+            c.hess.data = <char*>cnp.PyArray_DATA(hess)
+        if scratch:
+            memory = <char*>malloc(scratch + 64)
+            if memory == NULL:
+                raise MemoryError(f"{scratch + 64} bytes of scratch")
+        if size <= HOLD_GIL:
+            driver(&c, 0, memory + (64 - <size_t>memory % 64))
+        else:
+            with nogil:
+                driver(&c, 0, memory + (64 - <size_t>memory % 64))
+        free(memory)
+        if c.bad:
+            return None
+        return self.finish(partial, count, grad, hess)
+
+
+cdef inline bint plain(object x) noexcept:
+    # A C-contiguous, aligned, native float32 or float64 array.
+    return (type(x) is cnp.ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
+            and cnp.PyArray_TYPE(<cnp.ndarray>x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE))
+
+
+cdef class ElementwiseGate(Gate):
+    def __call__(self, pred, target, tuple knobs=(), per_class=None, *, sample_weight=None,
+                 mask=None, reduction=None, normalizer=None, out=None, num_threads=None,
+                 **unknown):
+        cdef double[4] values
+        if unknown:
+            raise self.loss.unknown(unknown)
+        self.read_knobs(knobs, values)
+        if (sample_weight is None and mask is None and reduction is None and normalizer is None
+                and out is None and per_class is None and (self.plain_mean or self.plain_sum)
+                and plain(pred) and plain(target)
+                and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
+                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
+                and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
+            result = self.small(pred, target, values, 1, ELEMENTWISE,
+                                FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
+                                else FL_F32, None)
+            if result is not None:
+                return result
+        return self.general(
+            pred, target, tuple([values[i] for i in range(self.n_knobs)]), per_class=per_class,
+            sample_weight=sample_weight, mask=mask, reduction=reduction, normalizer=normalizer,
+            out=out, num_threads=num_threads)
+
+
+cdef class RowsGate(Gate):
+    def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
+                 ignore_index=None, axis=-1, sample_weight=None, mask=None, reduction=None,
+                 normalizer=None, out=None, num_threads=None, **unknown):
+        cdef double[4] values
+        if unknown:
+            raise self.loss.unknown(unknown)
+        self.read_knobs(knobs, values)
+        if (sample_weight is None and mask is None and reduction is None and normalizer is None
+                and out is None and class_weight is None and (self.plain_mean or self.plain_sum)
+                and type(label_smoothing) is float and label_smoothing == 0
+                and (ignore_index is None or type(ignore_index) is int)
+                and type(axis) is int and (axis == -1 or axis == 1)
+                and plain(pred) and (<cnp.ndarray>pred).ndim == 2
+                and type(target) is cnp.ndarray and (<cnp.ndarray>target).ndim == 1
+                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>target)
+                and cnp.PyArray_DIM(<cnp.ndarray>target, 0) == cnp.PyArray_DIM(<cnp.ndarray>pred, 0)
+                and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
+                and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
+                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
+            result = self.small(pred, target, values, 1, ROWS, 16 + (<cnp.ndarray>target).itemsize,
+                                ignore_index)
+            if result is not None:
+                return result
+        return self.general(
+            pred, target, tuple([values[i] for i in range(self.n_knobs)]),
+            class_weight=class_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
+            axis=axis, sample_weight=sample_weight, mask=mask, reduction=reduction,
+            normalizer=normalizer, out=out, num_threads=num_threads)

@@ -1,0 +1,512 @@
+"""The thin layer: everything a call may bring that the compiled gate does not take at once.
+
+It checks (all before anything is written), lays weights and outputs over the call's shape, finds
+the denominator, and hands a `Job` to the threads. Nothing here touches the elements: that is the
+kernels', a block at a time, whatever the layout, so no array is copied.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
+from fastloss._threads import check_threads, get_num_threads, run
+
+Array = NDArray[Any]
+REDUCTIONS = ("mean", "batchmean", "sum", "none")
+
+# Below so many bytes of prediction one thread is faster than waking another; measured by
+# `python -m benchmarks`.
+SERIAL = 1 << 19
+# Outputs above this many bytes are written past the cache: they would push everything out of it.
+STREAM = 8 << 20
+LANES = 64  # rows that the kernels take side by side (kernels/call.pxd)
+SCRATCH = 1 << 19  # and what that may take (_gate.pyx)
+
+
+class Call:
+    """What is common to the general calls of one gate: the checked arguments of one call."""
+
+    def __init__(self, gate: Any, pred: Any, target: Any, axis: int | None) -> None:
+        self.gate = gate
+        self.name = gate.loss.name
+        self.pred = self.array("pred", pred)
+        self.target = self.array("target", target)
+        self.dtype = np.dtype(
+            np.float32
+            if self.pred.dtype.kind == "f" and self.pred.dtype.itemsize == 4
+            else np.float64
+        )
+        self.shape = self.pred.shape
+        if axis is not None:
+            self.shape = self.shape[:axis] + self.shape[axis + 1 :]
+
+    def fail(self, kind: type[Exception], argument: str, message: str) -> Exception:
+        return kind(f"{self.name}: {argument}: {message}")
+
+    def array(self, name: str, x: Any) -> Array:
+        try:
+            a = np.asarray(x)
+        except ValueError as error:
+            raise self.fail(ValueError, name, str(error)) from None
+        if not readable(a.dtype):
+            cure = f"; convert it with {name}.astype(np.float32)" if a.dtype.kind == "f" else ""
+            raise self.fail(
+                TypeError, name, f"expected float32, float64 or integers, got {a.dtype}{cure}"
+            )
+        return a
+
+    def weight(self, name: str, x: Any) -> Array | None:
+        """A weight or mask laid over the per-sample shape."""
+        if x is None:
+            return None
+        a = self.array(name, x)
+        if name == "mask" and a.dtype.kind != "b":
+            raise self.fail(TypeError, name, f"expected booleans, got {a.dtype}")
+        lead = a.shape == self.shape[: a.ndim]
+        full = a.ndim == len(self.shape) and all(
+            n in (1, m) for n, m in zip(a.shape, self.shape, strict=True)
+        )
+        if not lead and not full:
+            raise self.fail(
+                ValueError,
+                name,
+                f"expected a scalar, the leading axes of {self.shape}, or as many axes with 1s, "
+                f"got shape {a.shape}",
+            )
+        return np.broadcast_to(a.reshape(a.shape + (1,) * (len(self.shape) - a.ndim)), self.shape)
+
+    def first_bad(self, x: Array, bad: Any, keep: Array | None) -> tuple[Any, Any]:
+        """The first index in C order where bad(x) holds and keep is true, and the value there."""
+        operands = [x] if keep is None else [x, keep]
+        flags: Sequence[Any] = ["external_loop", "buffered", "zerosize_ok"]
+        at = 0
+        with np.nditer(operands, flags=flags, order="C", buffersize=65536) as it:
+            for block in it:
+                values, kept = (block, True) if keep is None else block
+                found = bad(values) & kept
+                if found.any():
+                    i = int(found.argmax())
+                    index = tuple(int(k) for k in np.unravel_index(at + i, x.shape))
+                    return (index[0] if len(index) == 1 else index), values[i]
+                at += len(values)
+        return "?", "a value that another thread has changed since"
+
+    def reduction(self, reduction: str | None, normalizer: Any) -> str:
+        if reduction is None:
+            reduction = self.gate.defaults.get("reduction", "mean")
+        if reduction not in REDUCTIONS:
+            raise self.fail(
+                ValueError, "reduction", f"expected one of {REDUCTIONS}, got {reduction!r}"
+            )
+        if normalizer is not None:
+            if reduction != "mean":
+                raise self.fail(
+                    ValueError, "normalizer", f"goes with reduction='mean', not {reduction!r}"
+                )
+            if isinstance(normalizer, str) or not hasattr(normalizer, "__float__"):
+                raise self.fail(TypeError, "normalizer", f"expected a number, got {normalizer!r}")
+            if not 0 < float(normalizer) < math.inf:
+                raise self.fail(
+                    ValueError, "normalizer", f"expected a positive number, got {normalizer!r}"
+                )
+        return reduction
+
+    def outputs(self, out: Any, reduction: str, inputs: dict[str, Any]) -> dict[str, Array | None]:
+        """The arrays to write, by result; None for a loss that is reduced."""
+        results: str = self.gate.results
+        given: tuple[Any, ...] = (None,) * len(results)
+        if isinstance(out, tuple):
+            if len(out) != len(results):
+                raise self.fail(
+                    ValueError, "out", f"expected {len(results)} entries, got {len(out)}"
+                )
+            given = out
+        elif out is not None:
+            if results not in ("g", "lg"):
+                raise self.fail(
+                    TypeError, "out", f"expected a tuple of {len(results)}, got {type(out)}"
+                )
+            given = (out,) if results == "g" else (None, out)
+        arrays: dict[str, Array | None] = {}
+        for result, array in zip(results, given, strict=True):
+            shape = self.shape if result == "l" else self.pred.shape
+            if result == "l" and reduction != "none":
+                if array is not None:
+                    raise self.fail(
+                        ValueError, "out", f"the loss is a float with reduction={reduction!r}"
+                    )
+                arrays[result] = None
+            elif array is None:
+                arrays[result] = np.empty(shape, self.dtype)
+            else:
+                self.check_out(array, shape, result == "g", inputs)
+                for other in arrays.values():
+                    if other is not None and np.shares_memory(array, other):
+                        raise self.fail(ValueError, "out", "two of the arrays overlap")
+                arrays[result] = array
+        return arrays
+
+    def check_out(
+        self, array: Any, shape: tuple[int, ...], may_be_pred: bool, inputs: dict[str, Any]
+    ) -> None:
+        if not isinstance(array, np.ndarray):
+            raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
+        if array.dtype.kind != "f" or not readable(array.dtype):
+            raise self.fail(TypeError, "out", f"expected float32 or float64, got {array.dtype}")
+        if array.shape != shape:
+            raise self.fail(ValueError, "out", f"expected shape {shape}, got {array.shape}")
+        if not array.flags.writeable:
+            raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
+        extent = array.itemsize
+        for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+            if n > 1 and stride < extent:
+                raise self.fail(ValueError, "out", "its elements overlap each other")
+            extent += stride * (n - 1)
+        for name, x in inputs.items():
+            if not isinstance(x, np.ndarray) or not np.may_share_memory(array, x):
+                continue
+            if name == "pred" and may_be_pred and _same(array, x):
+                continue
+            if np.shares_memory(array, x):
+                cure = "; only the gradient may be exactly pred" if name == "pred" else ""
+                raise self.fail(ValueError, "out", f"overlaps {name}{cure}")
+
+    def order(self, skip: int | None) -> list[int]:
+        """The axes but `skip`, the most distant in memory first: the order to walk `pred` in."""
+        axes = [i for i in range(self.pred.ndim) if i != skip]
+        return sorted(axes, key=lambda i: -abs(self.pred.strides[i]))
+
+    def threads(self, num_threads: Any) -> int:
+        if num_threads is not None:
+            n = check_threads(num_threads, f"{self.name}: num_threads")
+        else:
+            n = self.gate.defaults.get("num_threads") or get_num_threads()
+        return n if self.pred.nbytes > SERIAL else 1
+
+    def reduce(
+        self,
+        job: Job,
+        driver: str,
+        reduction: str,
+        count: float,
+        arrays: dict[str, Array | None],
+        num_threads: int,
+        check: Any,
+    ) -> Any:
+        """Runs the job and returns what the method does; `count` is the mean's denominator."""
+        length = self.shape[0] if self.shape else 1
+        divisor = {"mean": count, "batchmean": length}.get(reduction, 1.0)
+        written = sum(a.nbytes for a in arrays.values() if a is not None)
+        job.start(driver, 1 / divisor if divisor else 0.0, written > STREAM)
+        run(job, num_threads)
+        if job.bad:
+            check()
+        results: list[Any] = []
+        for result, array in arrays.items():
+            if array is None:
+                results.append(_divide(job.total(), divisor))
+                continue
+            if divisor == 0 and result != "l":
+                array[...] = 0  # 0 times inf or nan is not 0
+            results.append(array)
+        return results[0] if len(results) == 1 else tuple(results)
+
+
+def _divide(total: float, divisor: float) -> float:
+    return total / divisor if divisor else math.nan
+
+
+def _same(a: Array, b: Array) -> bool:
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and a.strides == b.strides
+        and a.shape == b.shape
+        and a.dtype == b.dtype
+    )
+
+
+def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `bind`, checked; arrays as read-only copies."""
+    done: dict[str, Any] = {}
+    for name, value in options.items():
+        if name == "reduction":
+            if value not in REDUCTIONS:
+                raise ValueError(
+                    f"{loss.name}: reduction: expected one of {REDUCTIONS}, got {value!r}"
+                )
+            done[name] = value
+        elif name == "num_threads":
+            done[name] = (
+                None if value is None else check_threads(value, f"{loss.name}: num_threads")
+            )
+        elif value is None and loss.knobs[name].optional:
+            done[name] = None
+        elif loss.knobs[name].check is not None:
+            done[name] = loss.check_knob(name, value)
+        elif name in ("axis", "ignore_index"):
+            done[name] = _integer(loss, name, value)
+        else:
+            array = np.array(value)
+            if not readable(array.dtype) or array.ndim > 1:
+                raise TypeError(f"{loss.name}: {name}: expected a number or one axis of numbers")
+            array.flags.writeable = False
+            done[name] = array
+    return done
+
+
+def _integer(loss: Any, name: str, value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
+        raise TypeError(f"{loss.name}: {name}: expected an integer, got {value!r}")
+    return int(value.__index__())
+
+
+class Elementwise(ElementwiseGate):
+    """Losses of one prediction and one target each."""
+
+    kind: ClassVar[str] = "elementwise"
+    options: ClassVar[tuple[str, ...]] = ()
+    checked = staticmethod(_checked)
+
+    def general(
+        self,
+        pred: Any,
+        target: Any,
+        knobs: tuple[float, ...],
+        *,
+        per_class: Any,
+        sample_weight: Any,
+        mask: Any,
+        reduction: str | None,
+        normalizer: Any,
+        out: Any,
+        num_threads: Any,
+    ) -> Any:
+        """Do a call of any kind."""
+        call = Call(self, pred, target, None)
+        shape = call.shape
+        if call.target.shape != shape:
+            cure = (
+                "; target[:, None] has" if call.target.shape == shape[:-1] and shape[-1] == 1 else ""
+            )
+            raise call.fail(
+                ValueError, "target", f"expected pred's shape {shape}, got {call.target.shape}{cure}"
+            )
+        extra, extra_value = self._per_class(call, per_class)
+        weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
+        reduction = call.reduction(reduction, normalizer)
+        threads = call.threads(num_threads)
+        inputs = {"pred": call.pred, "target": call.target, "sample_weight": sample_weight,
+                  "mask": mask, "per_class": per_class}
+        arrays = call.outputs(out, reduction, inputs)
+        domain = self.loss.domain
+        bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
+        job = Job(
+            wide=call.dtype.itemsize == 8,
+            order=2 if "h" in arrays else 1 if "g" in arrays else 0,
+            block=self.block,
+            knobs=knobs,
+            size=call.pred.size,
+            extra_value=extra_value,
+            domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
+        )
+        axes = call.order(None)
+        operands = {"pred": call.pred, "target": call.target, "extra": extra, "weight": weight,
+                    "mask": keep, "loss": arrays.get("l"), "grad": arrays.get("g"),
+                    "hess": arrays.get("h")}
+        for name, a in operands.items():
+            if a is not None:
+                job.put(name, a.transpose(axes))
+
+        def check() -> None:
+            kept = keep
+            if weight is not None:
+                kept = weight != 0 if keep is None else (weight != 0) & keep
+            index, value = call.first_bad(call.target, lambda y: ~domain.contains(y), kept)
+            raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
+
+        count = float(call.pred.size)
+        in_place = "g" in arrays and arrays["g"] is not None and _same(arrays["g"], call.pred)
+        weighted = weight is not None or keep is not None
+        needed = weighted and (self.results == "" or (reduction == "mean" and normalizer is None))
+        if needed or (bounded and (in_place or self.results == "")):
+            job.start("weigh")
+            run(job, threads)
+            if job.bad:
+                check()
+            count = job.total()
+        if self.results == "":
+            return count
+        if normalizer is not None:
+            count = float(normalizer)
+        return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
+
+    def _per_class(self, call: Call, x: Any) -> tuple[Array | None, float]:
+        if x is None:
+            return None, 1.0
+        name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
+        a = call.array(name, x)
+        if a.size and not (a >= 0).all():
+            raise call.fail(ValueError, name, f"expected numbers >= 0, got {a.min()}")
+        if a.ndim == 0:
+            return None, float(a)
+        if not call.shape or a.shape != call.shape[-1:]:
+            raise call.fail(
+                ValueError,
+                name,
+                f"expected a number or the last axis of {call.shape}, got shape {a.shape}",
+            )
+        return np.broadcast_to(a, call.shape), 1.0
+
+
+class Rows(RowsGate):
+    """Losses of one row of class scores and a label, or a row of class probabilities, each."""
+
+    kind: ClassVar[str] = "rows"
+    options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
+    checked = staticmethod(_checked)
+
+    def general(
+        self,
+        pred: Any,
+        target: Any,
+        knobs: tuple[float, ...],
+        *,
+        class_weight: Any,
+        label_smoothing: Any,
+        ignore_index: Any,
+        axis: Any,
+        sample_weight: Any,
+        mask: Any,
+        reduction: str | None,
+        normalizer: Any,
+        out: Any,
+        num_threads: Any,
+    ) -> Any:
+        """Do a call of any kind."""
+        axis = _integer(self.loss, "axis", axis)
+        ndim = np.ndim(pred)
+        if not -ndim <= axis < ndim:
+            raise ValueError(f"{self.loss.name}: axis: {axis} is not one of pred's {ndim} axes")
+        axis %= ndim
+        call = Call(self, pred, target, axis)
+        smoothing = self.loss.check_knob("label_smoothing", label_smoothing)
+        if ignore_index is not None:
+            ignore_index = _integer(self.loss, "ignore_index", ignore_index)
+        classes = call.pred.shape[axis]
+        if classes == 0:
+            raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
+        soft = call.target.ndim == ndim
+        self._check_target(call, axis, soft, ignore_index)
+        weights = self._class_weight(call, class_weight, classes)
+        weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
+        reduction = call.reduction(reduction, normalizer)
+        threads = call.threads(num_threads)
+        inputs = {"pred": call.pred, "target": call.target, "sample_weight": sample_weight,
+                  "mask": mask, "class_weight": weights}
+        arrays = call.outputs(out, reduction, inputs)
+        item = call.dtype.itemsize
+        outer = call.order(axis)
+        near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
+        across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
+        job = Job(
+            wide=item == 8,
+            order=2 if "h" in arrays else 1 if "g" in arrays else 0,
+            block=self.block,
+            knobs=knobs,
+            size=math.prod(call.shape),
+            classes=classes,
+            smoothing=smoothing,
+            ignore_index=ignore_index,
+            soft=soft,
+            lanes=classes <= LANES or (across and classes * LANES * item <= SCRATCH),
+        )
+        rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
+        operands = {"pred": call.pred, "target": call.target, "grad": arrays.get("g"),
+                    "hess": arrays.get("h"), "weight": weight, "mask": keep,
+                    "loss": arrays.get("l")}
+        for name, a in operands.items():
+            if a is None:
+                continue
+            if a.ndim == ndim and name not in ("weight", "mask", "loss"):
+                job.put(name, a.transpose([*outer, axis]), True)
+            else:
+                job.put(name, a.transpose(rows))
+        if weights is not None:
+            job.put("extra", weights)
+
+        def check() -> None:
+            labels = call.target
+            kept = keep
+            if weight is not None:
+                kept = weight != 0 if keep is None else (weight != 0) & keep
+
+            def bad(y: Any) -> Any:
+                return ((y < 0) | (y >= classes)) & (
+                    True if ignore_index is None else y != ignore_index
+                )
+
+            index, value = call.first_bad(labels, bad, kept)
+            raise ValueError(
+                f"{call.name}: target[{index}] = {value} is not a class label: expected "
+                f"0 <= label < {classes} (labels to skip: ignore_index={value})"
+            )
+
+        count = float(math.prod(call.shape))
+        if not soft or (weight is not None or keep is not None):
+            job.start("weigh")
+            run(job, threads)
+            if job.bad:
+                check()
+            count = job.total()
+        if self.results == "":
+            return count
+        if normalizer is not None:
+            count = float(normalizer)
+        return call.reduce(job, "rows", reduction, count, arrays, threads, check)
+
+    def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
+        shape, target = call.pred.shape, call.target
+        if soft:
+            if target.shape != shape:
+                raise call.fail(
+                    ValueError, "target", f"expected pred's shape {shape}, got {target.shape}"
+                )
+            if ignore_index is not None:
+                raise call.fail(
+                    ValueError, "ignore_index", "needs labels, got class probabilities; use mask"
+                )
+            return
+        if target.shape != call.shape:
+            other = [i for i in range(len(shape)) if shape[:i] + shape[i + 1 :] == target.shape]
+            cure = f"; the classes may be on axis={other[0]}" if other else ""
+            raise call.fail(
+                ValueError,
+                "target",
+                f"expected labels of shape {call.shape} or class probabilities of shape {shape} "
+                f"(axis={axis}), got {target.shape}{cure}",
+            )
+        if target.dtype.kind not in "iu":
+            raise call.fail(
+                TypeError,
+                "target",
+                f"expected integer labels, got {target.dtype}; convert them with "
+                "target.astype(int)",
+            )
+
+    def _class_weight(self, call: Call, x: Any, classes: int) -> Array | None:
+        if x is None:
+            return None
+        a = call.array("class_weight", x)
+        if a.shape != (classes,):
+            raise call.fail(
+                ValueError, "class_weight", f"expected shape ({classes},), got {a.shape}"
+            )
+        if not (a >= 0).all():
+            raise call.fail(ValueError, "class_weight", f"expected numbers >= 0, got {a.min()}")
+        return a

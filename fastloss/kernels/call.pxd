@@ -1,0 +1,86 @@
+# The C side of a call (src/call.h), as the gate and the kernels see it.
+from libc.stdint cimport int64_t
+
+cdef enum:
+    LANES = 64  # independent sums: enough to hide the latency of an add at any vector width
+    STEPS = 16  # at most so many adds in one lane before it is flushed to double
+    BLOCK = 1024  # STEPS x LANES elements: a block of each operand fits the L1 cache
+
+cdef extern from "call.h" nogil:
+    enum:
+        FL_MAX_KNOBS
+        FL_F32
+        FL_F64
+        FL_I64
+
+    ctypedef struct fl_operand:
+        char* data
+        Py_ssize_t cols
+        Py_ssize_t step
+        const Py_ssize_t* shape
+        const Py_ssize_t* stride
+        int ndim
+        int code
+
+    ctypedef struct fl_elements:
+        const void* pred
+        const void* target
+        const void* extra
+        void* loss
+        void* grad
+        void* hess
+        const double* knobs
+        double scale
+        Py_ssize_t n
+        int wide
+        int order
+
+    ctypedef void (*fl_block)(fl_elements*) noexcept nogil
+
+    ctypedef struct fl_call:
+        fl_operand pred
+        fl_operand target
+        fl_operand extra
+        fl_operand weight
+        fl_operand mask
+        fl_operand loss
+        fl_operand grad
+        fl_operand hess
+        fl_block block
+        double[4] knobs
+        double extra_value
+        double scale
+        double smoothing
+        double low
+        double high
+        int64_t ignored
+        Py_ssize_t size
+        Py_ssize_t classes
+        Py_ssize_t range
+        Py_ssize_t ranges
+        Py_ssize_t group
+        double* partial
+        int order
+        int stream
+        int bounded
+        int ends_only
+        int has_ignored
+        int soft
+        int lanes
+        int stored
+        int bad
+
+    ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, void*) noexcept nogil
+
+    ctypedef struct fl_drivers:
+        fl_driver[2] elementwise
+        fl_driver[2] rows
+        fl_driver[2] weigh
+
+    char* fl_row(const fl_operand*, Py_ssize_t)
+    void fl_load_f32(float*, const char*, Py_ssize_t, Py_ssize_t, int)
+    void fl_load_f64(double*, const char*, Py_ssize_t, Py_ssize_t, int)
+    void fl_load_i64(int64_t*, const char*, Py_ssize_t, Py_ssize_t, int)
+    void fl_store_f32(char*, const float*, Py_ssize_t, Py_ssize_t, int, int)
+    void fl_store_f64(char*, const double*, Py_ssize_t, Py_ssize_t, int, int)
+    void fl_stream_fence()

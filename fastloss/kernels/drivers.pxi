@@ -1,0 +1,725 @@
+# The drivers: one for elementwise losses, one for rows of classes, and the pass over weights and
+# labels that comes before both. Each does one range of a call, chosen by its number, and writes one
+# partial sum, so that a result's bits do not depend on which thread did what.
+#
+# A block is BLOCK elements in the L1 cache, STEPS steps of LANES lanes. Contiguous input is
+# read where it lies; anything else (strides, byte order, integers) is first loaded into the block.
+# Losses, gradients and Hessians are computed into blocks of the stack and stored from there, so an
+# output may lie on the prediction.
+
+
+cdef inline void load(T* dst, const char* src, Py_ssize_t step, Py_ssize_t n, int code) noexcept nogil:
+    if T is float:
+        fl_load_f32(dst, src, step, n, code)
+    else:
+        fl_load_f64(dst, src, step, n, code)
+
+
+cdef inline bint adjacent(const fl_operand* op, T tag) noexcept nogil:
+    return op.step == sizeof(T) and op.code == (FL_F32 if sizeof(T) == 4 else FL_F64)
+
+
+cdef void gather(T* dst, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t row = at // op.cols, col = at % op.cols, take
+    while n > 0:
+        take = min(n, op.cols - col)
+        load(dst, fl_row(op, row) + col * op.step, op.step, take, op.code)
+        dst += take
+        n -= take
+        row += 1
+        col = 0
+
+
+cdef const T* read(T* block, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
+    # The elements [at, at + n): where they lie if they lie as they should, else loaded into block.
+    cdef Py_ssize_t row = at // op.cols, col = at % op.cols
+    if adjacent(op, <T>0) and col + n <= op.cols:
+        return <const T*>(fl_row(op, row) + col * op.step)
+    gather(block, op, at, n)
+    return block
+
+
+cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t n,
+                  bint stream) noexcept nogil:
+    cdef Py_ssize_t row = at // op.cols, col = at % op.cols, take
+    while n > 0:
+        take = min(n, op.cols - col)
+        if T is float:
+            fl_store_f32(fl_row(op, row) + col * op.step, src, op.step, take, op.code, stream)
+        else:
+            fl_store_f64(fl_row(op, row) + col * op.step, src, op.step, take, op.code, stream)
+        src += take
+        n -= take
+        row += 1
+        col = 0
+
+
+cdef double total(T* x, Py_ssize_t n) noexcept nogil:
+    # The sum in double, in 32 lanes; x has room for zeros up to the next multiple of 32.
+    cdef double[32] lane
+    cdef Py_ssize_t i, j
+    memset(lane, 0, sizeof(lane))
+    for i in range(n, (n + 31) & ~<Py_ssize_t>31):
+        x[i] = 0
+    for i in range(0, n, 32):
+        for j in range(32):
+            lane[j] += x[i + j]
+    for j in range(16):
+        lane[j] += lane[j + 16]
+    for j in range(8):
+        lane[j] += lane[j + 8]
+    for j in range(4):
+        lane[j] += lane[j + 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+
+
+cdef struct Sum:
+    double high, low
+
+
+cdef inline void add(Sum* s, double x) noexcept nogil:
+    # Two-sum: the total of many blocks is as good as the blocks.
+    cdef double t = s.high + x, v = t - s.high
+    s.low += (s.high - (t - v)) + (x - v)
+    s.high = t
+
+
+cdef inline double value(const Sum* s) noexcept nogil:
+    # After an infinity the low part is nan.
+    cdef double t = s.high + s.low
+    return t if t == t else s.high
+
+
+# ---- weights ----
+
+
+cdef void weights(T* w, fl_call* c, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
+    # sample_weight and mask of n elements (or rows); what is masked weighs 0, whatever it holds.
+    cdef T[BLOCK] keep
+    cdef Py_ssize_t i
+    if c.weight.data:
+        gather(w, &c.weight, at, n)
+    else:
+        for i in range(n):
+            w[i] = 1
+    if c.mask.data:
+        gather(keep, &c.mask, at, n)
+        for i in range(n):
+            w[i] = <T>0 if keep[i] == 0 else w[i]
+
+
+cdef bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexcept nogil:
+    # Is a target that weighs something out of its domain? nan is not. w may be NULL.
+    cdef T low = <T>c.low, high = <T>c.high
+    cdef Py_ssize_t i
+    cdef int bad = 0
+    if c.ends_only:
+        for i in range(n):
+            bad |= (y[i] < low) | (y[i] > high) | ((y[i] > low) & (y[i] < high))
+    else:
+        for i in range(n):
+            bad |= (y[i] < low) | (y[i] > high)
+    if bad and w != NULL:
+        bad = 0
+        for i in range(n):
+            if w[i] != 0 and not y[i] == low and not y[i] == high and (
+                    c.ends_only or y[i] < low or y[i] > high):
+                bad |= y[i] == y[i]
+    return bad
+
+
+cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssize_t n,
+                      T tag) noexcept nogil:
+    # The weight of up to LANES rows and, for labels, the label; a row to skip weighs 0, and a
+    # label out of range, even one that changed since it was checked, is flagged and skipped.
+    cdef T[LANES] own
+    cdef T class_weight
+    cdef Py_ssize_t i, take, at = row, done = 0
+    weights(own, c, row, n)
+    for i in range(n):
+        w[i] = own[i]
+        y[i] = -1
+    if c.soft:
+        return
+    while done < n:
+        take = min(n - done, c.target.cols - at % c.target.cols)
+        fl_load_i64(y + done, fl_row(&c.target, at // c.target.cols)
+                    + at % c.target.cols * c.target.step, c.target.step, take, c.target.code)
+        at += take
+        done += take
+    for i in range(n):
+        if w[i] == 0 or (c.has_ignored and y[i] == c.ignored):
+            w[i] = 0
+            y[i] = 0
+        elif y[i] < 0 or y[i] >= c.classes:
+            c.bad = 1
+            w[i] = 0
+            y[i] = 0
+        elif c.extra.data:
+            gather(&class_weight, &c.extra, y[i], 1)
+            # With smoothing a class of weight 0 still pays for the others: only the mean's
+            # denominator sees its weight.
+            if c.smoothing == 0:
+                w[i] *= class_weight
+
+
+cdef void weigh(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+    # partial[index] = the sum of the weights; checks labels, and targets where `bounded`.
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin, n, i
+    cdef T[BLOCK] w, y
+    cdef T class_weight
+    cdef double[LANES] row_weight
+    cdef int64_t[LANES] label
+    cdef const T* target
+    cdef Sum partial
+    partial.high = partial.low = 0
+    while at < end:
+        if c.classes >= 0:
+            n = min(<Py_ssize_t>LANES, end - at)
+            row_weights(row_weight, label, c, at, n, tag)
+            for i in range(n):
+                w[i] = <T>row_weight[i]
+                if c.extra.data and c.smoothing != 0 and not c.soft and w[i] != 0:
+                    gather(&class_weight, &c.extra, label[i], 1)
+                    w[i] *= class_weight
+        else:
+            n = min(<Py_ssize_t>BLOCK, end - at)
+            weights(w, c, at, n)
+            if c.bounded:
+                target = read(y, &c.target, at, n)
+                if outside(c, target, w, n):
+                    c.bad = 1
+        add(&partial, total(w, n))
+        at += n
+    c.partial[index] = value(&partial)
+
+
+# ---- elementwise ----
+
+
+cdef void weigh_block(T* x, const T* w, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        x[i] = <T>0 if w[i] == 0 else x[i] * w[i]
+
+
+cdef void elementwise(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n
+    cdef T[BLOCK] z, y, a, w, loss, grad, hess
+    cdef fl_elements b
+    cdef Sum partial
+    partial.high = partial.low = 0
+    b.wide = T is double
+    b.order = c.order
+    b.scale = c.scale
+    b.knobs = c.knobs
+    b.loss = loss
+    b.grad = grad
+    b.hess = hess
+    b.extra = a
+    if not c.extra.data:
+        for at in range(BLOCK):
+            a[at] = <T>c.extra_value
+    for at from begin <= at < end by BLOCK:
+        n = min(<Py_ssize_t>BLOCK, end - at)
+        b.n = n
+        b.pred = read(z, &c.pred, at, n)
+        b.target = read(y, &c.target, at, n)
+        if c.extra.data:
+            b.extra = read(a, &c.extra, at, n)
+        if c.weight.data or c.mask.data:
+            weights(w, c, at, n)
+            if c.bounded and outside(c, <const T*>b.target, w, n):
+                c.bad = 1
+            c.block(&b)
+            weigh_block(loss, w, n)
+            if c.grad.data:
+                weigh_block(grad, w, n)
+            if c.hess.data:
+                weigh_block(hess, w, n)
+        else:
+            if c.bounded and outside(c, <const T*>b.target, <const T*>NULL, n):
+                c.bad = 1
+            c.block(&b)
+        if c.loss.data:
+            scatter(&c.loss, loss, at, n, False)
+        if c.grad.data:
+            scatter(&c.grad, grad, at, n, c.stream)
+        if c.hess.data:
+            scatter(&c.hess, hess, at, n, c.stream)
+        add(&partial, total(loss, n))
+    if c.stream:
+        fl_stream_fence()
+    c.partial[index] = value(&partial)
+
+
+# ---- rows of classes ----
+# A unit of work is either LANES short rows side by side, a lane each (`c.lanes`: also where the
+# classes are not the adjacent axis), or one row, LANES columns at a time. Both are `steps` steps
+# of lanes, so the loops below serve both; only loading, merging lanes and storing differ.
+#
+# Per row: the maximum, then the sum of e = exp(z - max), then, from the row's loss and its
+# derivatives, everything that is written is e times something. For a label the maximum and the sum
+# leave the label out; that keeps the loss of a confident row (src: log-odds, elementwise.pxi).
+# e is kept between the passes where the unit fits the scratch (`c.stored`), else computed again.
+# 1 - p of the largest class is (S - 1) / S with S - 1 summed on its own, which does not cancel.
+
+cdef struct Rows:
+    int64_t[LANES] y
+    double[LANES] w, label_logit, top, sum, others, dot, mass, odds, loss, first, second
+
+
+cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
+                     Py_ssize_t col) noexcept nogil:
+    # Column col of n <= LANES rows; the lanes beyond are zero.
+    cdef Py_ssize_t take, last, i, stride
+    for i in range(n, LANES):
+        dst[i] = 0
+    while n > 0:
+        last = op.shape[op.ndim - 1] if op.ndim else 1
+        stride = op.stride[op.ndim - 1] if op.ndim else 0
+        take = min(n, last - row % last)
+        load(dst, fl_row(op, row) + col * op.step, stride, take, op.code)
+        dst += take
+        row += take
+        n -= take
+
+
+cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t n,
+                      Py_ssize_t col) noexcept nogil:
+    cdef Py_ssize_t take, last, stride
+    while n > 0:
+        last = op.shape[op.ndim - 1] if op.ndim else 1
+        stride = op.stride[op.ndim - 1] if op.ndim else 0
+        take = min(n, last - row % last)
+        if T is float:
+            fl_store_f32(fl_row(op, row) + col * op.step, src, stride, take, op.code, False)
+        else:
+            fl_store_f64(fl_row(op, row) + col * op.step, src, stride, take, op.code, False)
+        src += take
+        row += take
+        n -= take
+
+
+cdef inline Py_ssize_t steps_of(const fl_call* c) noexcept nogil:
+    return c.classes if c.lanes else (c.classes + LANES - 1) // LANES
+
+
+cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
+                     const int64_t* y, double* label_logit, T* block) noexcept nogil:
+    # Steps [step, step + steps) of a unit's logits; the label's is taken out (-inf), as is padding.
+    cdef Py_ssize_t i, k, col, cols
+    cdef bint take_out = not c.soft and c.smoothing == 0
+    cdef const char* src
+    if c.lanes:
+        for i in range(steps):
+            load_lanes(block + i * LANES, &c.pred, row, n, step + i)
+        if take_out:
+            for i in range(n):
+                k = y[i] - step
+                if 0 <= k < steps:
+                    label_logit[i] = block[k * LANES + i]
+                    block[k * LANES + i] = -<T>INFINITY
+        return block
+    col = step * LANES
+    cols = min(steps * LANES, c.classes - col)
+    k = y[0] - col if take_out else -1
+    src = fl_row(&c.pred, row) + col * c.pred.step
+    if adjacent(&c.pred, <T>0) and cols % LANES == 0 and not 0 <= k < cols:
+        return <const T*>src
+    load(block, src, c.pred.step, cols, c.pred.code)
+    for i in range(cols, steps * LANES):
+        block[i] = -<T>INFINITY
+    if 0 <= k < cols:
+        label_logit[0] = block[k]
+        block[k] = -<T>INFINITY
+    return block
+
+
+cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
+                      const int64_t* y, T* u) noexcept nogil:
+    # What multiplies -log p of each class: class weight x (smoothed) target.
+    cdef Py_ssize_t i, k, l, col, cols, lanes = n if c.lanes else LANES
+    cdef T[BLOCK] class_weight
+    cdef T one
+    cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
+    if c.soft:
+        if c.lanes:
+            for i in range(steps):
+                load_lanes(u + i * LANES, &c.target, row, n, step + i)
+        else:
+            col = step * LANES
+            cols = min(steps * LANES, c.classes - col)
+            load(u, fl_row(&c.target, row) + col * c.target.step, c.target.step, cols,
+                 c.target.code)
+        if c.smoothing != 0:
+            for i in range(steps * LANES):
+                u[i] = u[i] * keep + spread
+    else:
+        for i in range(steps * LANES):
+            u[i] = spread
+        if c.lanes:
+            for l in range(n):
+                k = y[l] - step
+                if 0 <= k < steps:
+                    u[k * LANES + l] += keep
+        else:
+            k = y[0] - step * LANES
+            if 0 <= k < steps * LANES:
+                u[k] += keep
+    if c.extra.data:
+        if c.lanes:
+            for i in range(steps):
+                gather(&one, &c.extra, step + i, 1)
+                for l in range(LANES):
+                    u[i * LANES + l] *= one
+        else:
+            col = step * LANES
+            cols = min(steps * LANES, c.classes - col)
+            gather(class_weight, &c.extra, col, cols)
+            for i in range(cols):
+                u[i] *= class_weight[i]
+    if not c.lanes:
+        for i in range(min(steps * LANES, c.classes - step * LANES), steps * LANES):
+            u[i] = 0
+
+
+cdef void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
+    cdef Py_ssize_t i, l
+    cdef T[LANES] lane
+    for l in range(LANES):
+        lane[l] = top[l]
+    for i in range(steps):
+        for l in range(LANES):
+            lane[l] = z[i * LANES + l] if z[i * LANES + l] > lane[l] else lane[l]
+    for l in range(LANES):
+        top[l] = lane[l]
+
+
+cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
+                              double* total, double* below) noexcept nogil:
+    # e = exp(z - top); at most STEPS adds a lane in T, then double. below: of the e < 1 alone.
+    cdef Py_ssize_t i, l
+    cdef T[LANES] lane, lower
+    cdef T x
+    for l in range(LANES):
+        lane[l] = lower[l] = 0
+    for i in range(steps):
+        for l in range(LANES):
+            x = exp_nonpositive(z[i * LANES + l] - top[l])
+            e[i * LANES + l] = x
+            lane[l] += x
+            if split:
+                lower[l] += x if x < 1 else <T>0
+    for l in range(LANES):
+        total[l] += lane[l]
+        if split:
+            below[l] += lower[l]
+
+
+cdef void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
+                    double* dot, double* mass) noexcept nogil:
+    # sum u (top - z) and sum u; where u is 0 so is the product, also for z = -inf.
+    cdef Py_ssize_t i, l
+    cdef T[LANES] lane, lane_u
+    cdef T x
+    for l in range(LANES):
+        lane[l] = lane_u[l] = 0
+    for i in range(steps):
+        for l in range(LANES):
+            x = u[i * LANES + l]
+            lane_u[l] += x
+            lane[l] += <T>0 if x == 0 else x * (top[l] - z[i * LANES + l])
+    for l in range(LANES):
+        dot[l] += lane[l]
+        mass[l] += lane_u[l]
+
+
+cdef double merged(double* lane) noexcept nogil:
+    cdef Py_ssize_t l, half = LANES // 2
+    while half:
+        for l in range(half):
+            lane[l] += lane[l + half]
+        half //= 2
+    return lane[0]
+
+
+cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
+                 T* e) noexcept nogil:
+    # The sums of a unit into s[j:]; e gets exp(z - top) where it is kept.
+    cdef T[BLOCK] block, other, u
+    cdef T[LANES] top
+    cdef T m
+    cdef double[LANES] total, below, dot, mass
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, l
+    cdef bint split = c.soft or c.smoothing != 0 or c.order == 2
+    cdef bint soft = c.soft or c.smoothing != 0
+    cdef const T* z
+    cdef T* into
+    for l in range(LANES):
+        top[l] = -<T>INFINITY
+        total[l] = below[l] = dot[l] = mass[l] = 0
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j],
+                   e + step * LANES if c.lanes else block)
+        highest(z, steps, top)
+    if not c.lanes:
+        m = -<T>INFINITY
+        for l in range(LANES):
+            m = top[l] if top[l] > m else m
+        for l in range(LANES):
+            top[l] = m
+    for l in range(n):
+        s.top[j + l] = top[l]
+    for l in range(LANES):
+        top[l] = <T>0 if top[l] == -<T>INFINITY else top[l]
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        into = e + step * LANES if c.lanes or c.stored else other
+        if c.lanes:
+            if soft:
+                target_mass(c, row, n, step, steps, &s.y[j], u)
+                distances(into, u, steps, top, dot, mass)
+            # In place: the same pointer, or gcc takes its branch for overlapping arrays.
+            if split:
+                exponentials(True, into, into, steps, top, total, below)
+            else:
+                exponentials(False, into, into, steps, top, total, below)
+            continue
+        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
+        if soft:
+            target_mass(c, row, n, step, steps, &s.y[j], u)
+            distances(z, u, steps, top, dot, mass)
+        if split:
+            exponentials(True, into, z, steps, top, total, below)
+        else:
+            exponentials(False, into, z, steps, top, total, below)
+    if not c.lanes:
+        total[0] = merged(total)
+        if split:
+            below[0] = merged(below)
+        if soft:
+            dot[0] = merged(dot)
+            mass[0] = merged(mass)
+    for l in range(n):
+        s.sum[j + l] = total[l]
+        if split:  # S - 1: what is below the maximum, and the other maxima
+            s.others[j + l] = below[l] + ((<Py_ssize_t>(total[l] - below[l] + 0.5)) - 1
+                                          if total[l] == total[l] else total[l])
+        if soft:
+            s.dot[j + l] = dot[l]
+            s.mass[j + l] = mass[l]
+
+
+cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
+    # From the sums of n rows, their losses and the derivatives `first` and `second`.
+    cdef fl_elements b
+    cdef Py_ssize_t i
+    cdef double d
+    if c.soft or c.smoothing != 0:
+        for i in range(n):
+            s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
+            if s.sum[i] == 0:
+                s.loss[i] = s.mass[i] = NAN
+            s.first[i] = s.mass[i]
+            s.second[i] = 0
+        return
+    for i in range(n):
+        s.odds[i] = (s.top[i] - s.label_logit[i]) + fl_log_f64(s.sum[i])
+        s.odds[i] = NAN if s.label_logit[i] == INFINITY else s.odds[i]
+    b.pred = b.target = b.extra = s.odds
+    b.loss = s.loss
+    b.grad = s.first
+    b.hess = s.second
+    b.knobs = c.knobs
+    b.scale = 1
+    b.n = n
+    b.wide = True
+    b.order = c.order
+    c.block(&b)
+
+
+cdef inline void scaled(bint hessian, const T* e, Py_ssize_t steps, const T* factor,
+                        const T* inverse, const T* first, const T* second, const T* one_minus,
+                        T* grad, T* hess) noexcept nogil:
+    # Of the loss f(d): f' q and q (f' (1 - q) + f'' q), with q = e / S.
+    cdef Py_ssize_t i, l
+    cdef T x, q
+    for i in range(steps):
+        for l in range(LANES):
+            x = e[i * LANES + l]
+            grad[i * LANES + l] = x * factor[l]
+            if hessian:
+                q = x * inverse[l]
+                hess[i * LANES + l] = q * (
+                    first[l] * (one_minus[l] if x == 1 else 1 - q) + second[l] * q)
+
+
+cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
+                const T* e) noexcept nogil:
+    cdef T[BLOCK] block, other, u, grad, hess
+    cdef T[LANES] top, factor, inverse, first, second, one_minus, scale
+    cdef double[LANES] total, below
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, l, col, cols
+    cdef bint soft = c.soft or c.smoothing != 0
+    cdef double weight, over
+    cdef const T* x
+    for l in range(LANES):
+        i = j + (l if c.lanes else 0)
+        if c.lanes and l >= n:
+            factor[l] = inverse[l] = first[l] = second[l] = one_minus[l] = scale[l] = top[l] = 0
+            continue
+        weight = s.w[i] * c.scale
+        over = 1 / s.sum[i] if s.sum[i] > 0 else 0
+        top[l] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
+        scale[l] = <T>weight
+        factor[l] = <T>(s.first[i] * weight * over)
+        if c.order == 2:
+            inverse[l] = <T>over
+            first[l] = <T>(s.first[i] * weight)
+            second[l] = <T>(s.second[i] * weight)
+            one_minus[l] = <T>(s.others[i] * over)
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        if c.lanes or c.stored:
+            x = e + step * LANES
+        else:
+            x = logits(c, row, n, step, steps, &s.y[j], total, block)
+            exponentials(False, other, x, steps, top, total, below)
+            x = other
+        if c.order == 2:
+            scaled(True, x, steps, factor, inverse, first, second, one_minus, grad, hess)
+        else:
+            scaled(False, x, steps, factor, inverse, first, second, one_minus, grad, hess)
+        if soft:
+            target_mass(c, row, n, step, steps, &s.y[j], u)
+            for i in range(steps):
+                for l in range(LANES):
+                    grad[i * LANES + l] -= u[i * LANES + l] * scale[l]
+        if c.lanes:
+            for l in range(n):
+                k = s.y[j + l] - step
+                if s.w[j + l] == 0:
+                    for i in range(steps):
+                        grad[i * LANES + l] = hess[i * LANES + l] = 0
+                elif not soft and 0 <= k < steps:
+                    grad[k * LANES + l] = <T>(-s.first[j + l] * s.w[j + l] * c.scale)
+                    hess[k * LANES + l] = second[l]
+            for i in range(steps):
+                if c.grad.data:
+                    store_lanes(&c.grad, grad + i * LANES, row, n, step + i)
+                if c.hess.data:
+                    store_lanes(&c.hess, hess + i * LANES, row, n, step + i)
+            continue
+        col = step * LANES
+        cols = min(steps * LANES, c.classes - col)
+        k = s.y[j] - col
+        if not soft and 0 <= k < cols:
+            grad[k] = <T>(-s.first[j] * s.w[j] * c.scale)
+            hess[k] = second[0]
+        if c.grad.data:
+            store_columns(&c.grad, grad, row, col, cols, c.stream)
+        if c.hess.data:
+            store_columns(&c.hess, hess, row, col, cols, c.stream)
+
+
+cdef inline void store_columns(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t col,
+                               Py_ssize_t n, bint stream) noexcept nogil:
+    if T is float:
+        fl_store_f32(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
+    else:
+        fl_store_f64(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
+
+
+cdef void write_zeros(fl_call* c, Py_ssize_t row, T tag) noexcept nogil:
+    cdef T[BLOCK] zeros
+    cdef Py_ssize_t col
+    memset(zeros, 0, sizeof(zeros))
+    for col from 0 <= col < c.classes by BLOCK:
+        if c.grad.data:
+            store_columns(&c.grad, zeros, row, col, min(<Py_ssize_t>BLOCK, c.classes - col),
+                          c.stream)
+        if c.hess.data:
+            store_columns(&c.hess, zeros, row, col, min(<Py_ssize_t>BLOCK, c.classes - col),
+                          c.stream)
+
+
+cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, j
+    cdef Py_ssize_t unit = steps_of(c) * LANES if c.stored else 0
+    cdef T* e = <T*>scratch
+    cdef T[LANES] loss
+    cdef Rows s
+    cdef Sum partial
+    partial.high = partial.low = 0
+    at = begin
+    while at < end:
+        n = min(c.group, end - at)
+        row_weights(s.w, s.y, c, at, n, tag)
+        if c.lanes:
+            reduce(c, at, n, &s, 0, e)
+        else:
+            for j in range(n):
+                if s.w[j] != 0:
+                    reduce(c, at + j, 1, &s, j, e + j * unit)
+        for j in range(n):
+            if s.w[j] == 0:  # whatever is there: finite, and not used
+                s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
+                s.sum[j] = 1
+        judge(c, n, &s)
+        for j in range(n):
+            s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
+            loss[j] = <T>s.loss[j]
+            add(&partial, s.loss[j])
+        if c.loss.data:
+            scatter(&c.loss, loss, at, n, False)
+        if c.grad.data or c.hess.data:
+            if c.lanes:
+                write(c, at, n, &s, 0, e)
+            else:
+                for j in range(n):
+                    if s.w[j] != 0:
+                        write(c, at + j, 1, &s, j, e + j * unit)
+                    else:
+                        write_zeros(c, at + j, tag)
+        at += n
+    if c.stream:
+        fl_stream_fence()
+    c.partial[index] = value(&partial)
+
+
+# ---- the module's table ----
+
+cdef void elementwise_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    elementwise(c, r, scratch, <float>0)
+
+
+cdef void elementwise_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    elementwise(c, r, scratch, <double>0)
+
+
+cdef void rows_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    rows(c, r, scratch, <float>0)
+
+
+cdef void rows_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    rows(c, r, scratch, <double>0)
+
+
+cdef void weigh_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    weigh(c, r, scratch, <float>0)
+
+
+cdef void weigh_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
+    weigh(c, r, scratch, <double>0)
+
+
+cdef fl_drivers table
+table.elementwise[0] = elementwise_f32
+table.elementwise[1] = elementwise_f64
+table.rows[0] = rows_f32
+table.rows[1] = rows_f64
+table.weigh[0] = weigh_f32
+table.weigh[1] = weigh_f64
+DRIVERS = <size_t>&table

@@ -1,0 +1,138 @@
+# The losses, each at one point: from the prediction z, the target y, a per-class parameter a and
+# the knobs k (in the order of the declaration), the loss, its derivative and its second derivative
+# in z. No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
+# what is not asked for and applies the scale. BLOCKS makes the block function known to the
+# declarations.
+
+ctypedef void (*at_f32)(
+    float, float, float, const double*, float*, float*, float*) noexcept nogil
+ctypedef void (*at_f64)(
+    double, double, double, const double*, double*, double*, double*) noexcept nogil
+
+cdef extern from "call.h" nogil:
+    void MAP "FL_MAP"(fl_elements*, at_f32, at_f64)
+
+# ---- regression ----
+
+
+cdef inline void mse_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T e = z - y
+    loss[0] = e * e
+    grad[0] = e + e
+    hess[0] = 2
+
+
+cdef void mse(fl_elements* b) noexcept nogil:
+    MAP(b, mse_at[float], mse_at[double])
+
+BLOCKS["mse"] = <size_t>&mse
+
+
+cdef inline void huber_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T delta = <T>k[0], e = z - y, c
+    c = delta if delta < e else e
+    c = -delta if c < -delta else c
+    loss[0] = c * (e - c * <T>0.5)
+    grad[0] = c
+    hess[0] = e if e != e else <T>(e == c)
+
+
+cdef void huber(fl_elements* b) noexcept nogil:
+    MAP(b, huber_at[float], huber_at[double])
+
+BLOCKS["huber"] = <size_t>&huber
+
+# ---- binary, from logits ----
+# u = exp(-abs z) gives everything: softplus(-abs z) = log1p(u), the sigmoids of abs z and -abs z are
+# 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels.
+
+
+cdef inline void binary_cross_entropy_with_logits_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # positive and negative are the weights of softplus(-z) and softplus(z); both from y, since
+    # 1 - positive would lose a small smoothing.
+    cdef T smoothing = <T>k[0]
+    cdef T positive = a * (y + smoothing * (<T>0.5 - y))
+    cdef T negative = (1 - y) + smoothing * (y - <T>0.5)
+    cdef T u = exp_nonpositive(-magnitude(z)), r = 1 / (1 + u), log1p_u = log1p_unit(u)
+    loss[0] = (weighed(positive, positive_part(-z) + log1p_u)
+               + weighed(negative, positive_part(z) + log1p_u))
+    grad[0] = negative * (u * r if z < 0 else r) - positive * (r if z < 0 else u * r)
+    hess[0] = (positive + negative) * (u / (1 + u * (2 + u)))
+
+
+cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
+    MAP(b, binary_cross_entropy_with_logits_at[float], binary_cross_entropy_with_logits_at[double])
+
+BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
+
+
+# With x = z for the positive class and -z for the negative, p = sigmoid(x), q = 1 - p and
+# l = softplus(-x) = -log p: loss = alpha q^gamma l, d/dx = -alpha q^gamma (gamma p l + q).
+cdef inline void focal_at(bint whole, T z, T y, const double* k,
+                           T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
+    cdef T sign = <T>1 if y == 1 else <T>-1
+    cdef T alpha = <T>(1 if k[1] != k[1] else k[1] if y == 1 else 1 - k[1])
+    cdef T x = sign * z + (y - y)
+    cdef T u = exp_nonpositive(-magnitude(x)), r = 1 / (1 + u), log1p_u = log1p_unit(u)
+    cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
+    cdef T l = positive_part(-x) + log1p_u, pl = weighed(p, l)
+    cdef T q_gamma, s, m, product, rest, low, v
+    if whole:
+        q_gamma = ((q if gamma >= 1 else <T>1) * (q if gamma >= 2 else <T>1)
+                   * (q if gamma >= 3 else <T>1))
+    else:
+        # exp(-gamma softplus(x)), softplus(x) = m + log1p(u); the argument's low part is carried.
+        # Beyond 2000 l and q are 0 whatever q^gamma is.
+        m = positive_part(x)
+        m = <T>2000 if m > 2000 else m
+        product = gamma * m
+        rest = gamma * log1p_u
+        s = product + rest
+        v = s - product
+        low = ((product - (s - v)) + (rest - v)) + product_low(gamma, m, product) \
+            + gamma_low * (m + log1p_u)
+        q_gamma = exp_nonpositive(-s)
+        q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
+    v = alpha * q_gamma
+    loss[0] = weighed(v, l)
+    grad[0] = -sign * v * (gamma * pl + q)
+    hess[0] = v * (gamma * pl * (gamma * p - q) + (2 * gamma + 1) * p * q)
+
+
+cdef inline void focal_whole_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    focal_at(True, z, y, k, loss, grad, hess)
+
+
+cdef inline void focal_any_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    focal_at(False, z, y, k, loss, grad, hess)
+
+
+cdef void sigmoid_focal_loss(fl_elements* b) noexcept nogil:
+    if b.knobs[0] in (0.0, 1.0, 2.0, 3.0):
+        MAP(b, focal_whole_at[float], focal_whole_at[double])
+    else:
+        MAP(b, focal_any_at[float], focal_any_at[double])
+
+BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
+
+# ---- rows of classes ----
+# For a label, a row's loss is a function of z = (max of the other logits - z_y) + log(sum over the
+# others of exp(z_k - that max)), the log-odds against the label; the drivers apply the chain rule.
+
+
+cdef inline void cross_entropy_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T u = exp_nonpositive(-magnitude(z)), r = 1 / (1 + u)
+    loss[0] = positive_part(z) + log1p_unit(u)
+    grad[0] = u * r if z < 0 else r
+    hess[0] = u / (1 + u * (2 + u))
+
+
+cdef void cross_entropy(fl_elements* b) noexcept nogil:
+    MAP(b, cross_entropy_at[float], cross_entropy_at[double])
+
+BLOCKS["cross_entropy"] = <size_t>&cross_entropy

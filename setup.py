@@ -1,0 +1,99 @@
+"""The build of the compiled modules: one set of kernels per instruction set, and the gate.
+
+Everything else is in pyproject.toml. The kernels are one source, compiled once for each instruction
+set the compiler has; which are built is said, and a set that the compiler has but that fails to
+compile fails the build.
+"""
+
+import os
+import platform
+import shlex
+import subprocess
+import sysconfig
+import tempfile
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+
+# Each flag has its reason:
+FLAGS = [
+    "-O3",  # Python's own flags may say -O2, where gcc before 12 does not vectorise
+    "-g0",  # debug information would be most of the wheel
+    "-fno-math-errno",  # sqrt and others need not set errno, so they are one instruction
+    "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
+    "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
+    "-fno-semantic-interposition",
+]
+ISAS = {
+    "baseline": [],
+    "avx2": ["-march=x86-64-v3"],
+    # 512-bit vectors, which gcc and clang avoid for the sake of processors before Ice Lake.
+    "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
+}
+INLINE = "inline __attribute__((always_inline, unused))"
+WINDOWS_FLAGS = {"-fno-semantic-interposition"}  # of no use to clang-cl
+
+
+def compiler_has(flags: list[str]) -> bool:
+    """Whether the compiler of extensions accepts these flags."""
+    command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, "probe.c")
+        source.write_text("int probe(int x) { return x + 1; }\n")
+        done = subprocess.run(
+            [*command, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))],
+            capture_output=True,
+            check=False,
+        )
+    return done.returncode == 0
+
+
+def extensions() -> list[Extension]:
+    """The modules that this machine's compiler can build."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    flags = [f for f in FLAGS if os.name != "nt" or f not in WINDOWS_FLAGS]
+    headers = [str(p) for p in Path("src").glob("*.h")]
+    parts = [str(p) for p in Path("fastloss/kernels").glob("*.px[id]")]
+    modules = []
+    for isa, march in ISAS.items():
+        if isa != "baseline" and not x86:
+            continue
+        if march and not compiler_has(march):
+            print(f"fastloss: the compiler lacks {' '.join(march)}: {isa} is not built")
+            continue
+        print(f"fastloss: building the kernels for {isa}")
+        modules.append(
+            Extension(
+                f"fastloss.kernels.{isa}",
+                [f"fastloss/kernels/{isa}.pyx"],
+                include_dirs=["src"],
+                extra_compile_args=[*flags, *march],
+                define_macros=[("CYTHON_INLINE", INLINE)],
+                depends=headers + parts,
+            )
+        )
+    shown = " ".join(flags)
+    common = {"include_dirs": ["src", numpy.get_include()], "depends": headers + parts}
+    modules.append(
+        Extension(
+            "fastloss._gate",
+            ["fastloss/_gate.pyx"],
+            extra_compile_args=flags,
+            define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
+            **common,
+        )
+    )
+    modules.append(
+        Extension(
+            "fastloss.kernels._cpu",
+            ["fastloss/kernels/_cpu.pyx"],
+            define_macros=[("FL_FLAGS", f'"{shown}"')],
+            extra_compile_args=["-g0"],
+        )
+    )
+    return modules
+
+
+setup(ext_modules=cythonize(extensions(), include_path=["."], build_dir="build", nthreads=0))

@@ -1,0 +1,212 @@
+/* What a call hands to a kernel: the operands where they lie, the options, the totals.
+ *
+ * Flat positions count in C order over the call's shape, whatever an operand's memory looks like:
+ * an operand is rows of `cols` elements `step` bytes apart, row r at `fl_row`. The outer axes
+ * are merged where memory allows, so contiguous data has at most one.
+ */
+#ifndef FASTLOSS_CALL_H
+#define FASTLOSS_CALL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__) || defined(_M_X64)
+#include <immintrin.h>
+#endif
+#include "vecmath.h"
+
+/* An operand's element type: bytes + 16 * (0 unsigned, 1 signed, 2 floating) + 64 if byte-swapped. */
+enum { FL_U8 = 1, FL_U16 = 2, FL_U32 = 4, FL_U64 = 8, FL_I8 = 17, FL_I16 = 18, FL_I32 = 20,
+       FL_I64 = 24, FL_F32 = 36, FL_F64 = 40, FL_SWAPPED = 64 };
+
+typedef struct {
+    char *data; /* NULL: absent */
+    ptrdiff_t cols, step;
+    const ptrdiff_t *shape, *stride; /* of the outer axes */
+    int ndim, code;
+} fl_operand;
+
+/* One contiguous block of elementwise work: what a loss's function sees. */
+typedef struct {
+    const void *pred, *target, *extra;
+    void *loss, *grad, *hess;
+    const double *knobs;
+    double scale;
+    ptrdiff_t n;
+    int wide, order; /* double rather than float; 0 loss, 1 and gradient, 2 and Hessian */
+} fl_elements;
+
+typedef void (*fl_block)(fl_elements *);
+enum { FL_MAX_KNOBS = 4 };
+
+typedef struct {
+    fl_operand pred, target, extra, weight, mask, loss, grad, hess;
+    fl_block block;
+    double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, low, high;
+    int64_t ignored;
+    ptrdiff_t size, classes, range, ranges, group; /* in elements or rows; group: rows at a time */
+    double *partial;                               /* per range: the sum of its losses or weights */
+    int order, stream, bounded, ends_only, has_ignored, soft, lanes, stored;
+    int bad; /* set (atomically) by a range that met a target out of its domain */
+} fl_call;
+
+/* What an instruction set's module exports: its drivers, for float and double. A driver does one
+ * range; `scratch` is what fl_scratch_bytes asks for, aligned to 64 bytes. */
+typedef void (*fl_driver)(fl_call *, ptrdiff_t range, void *scratch);
+typedef struct {
+    fl_driver elementwise[2], rows[2], weigh[2];
+} fl_drivers;
+
+FL_INLINE char *fl_row(const fl_operand *op, ptrdiff_t row) {
+    char *p = op->data;
+    for (int d = op->ndim - 1; d > 0; --d) {
+        p += (row % op->shape[d]) * op->stride[d];
+        row /= op->shape[d];
+    }
+    return op->ndim ? p + row * op->stride[0] : p;
+}
+
+/* Loads of `n` elements `step` bytes apart, of any code, into a contiguous T. */
+#define FL_SWAP1(x) (x)
+#define FL_SWAP2(x) __builtin_bswap16(x)
+#define FL_SWAP4(x) __builtin_bswap32(x)
+#define FL_SWAP8(x) __builtin_bswap64(x)
+#define FL_LOAD_CASE(CODE, T, S, U, SWAP, CAST)                                                    \
+    case CODE:                                                                                     \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            U raw;                                                                                 \
+            S value;                                                                               \
+            memcpy(&raw, src + i * step, sizeof raw);                                              \
+            raw = SWAP(raw);                                                                       \
+            memcpy(&value, &raw, sizeof raw);                                                      \
+            dst[i] = CAST(T, value);                                                               \
+        }                                                                                          \
+        break;
+#define FL_LOAD_CASES(CODE, T, S, U, B, CAST)                                                      \
+    FL_LOAD_CASE(CODE, T, S, U, FL_SWAP1, CAST)                                                    \
+    FL_LOAD_CASE(CODE + FL_SWAPPED, T, S, U, FL_SWAP##B, CAST)
+#define FL_CAST(T, x) ((T)(x))
+#define FL_CAST_SATURATE(T, x) ((x) > INT64_MAX ? INT64_MAX : (T)(x)) /* never a negative label */
+#define FL_DEFINE_LOAD(NAME, T, OWN, CAST_U64)                                                     \
+    static __attribute__((unused)) void NAME(T *restrict dst, const char *src, ptrdiff_t step,     \
+                                             ptrdiff_t n, int code) {                              \
+        if (code == OWN && step == sizeof(T)) {                                                    \
+            memcpy(dst, src, (size_t)n * sizeof(T));                                               \
+            return;                                                                                \
+        }                                                                                          \
+        switch (code) {                                                                            \
+            FL_LOAD_CASE(FL_U8, T, uint8_t, uint8_t, FL_SWAP1, FL_CAST)                            \
+            FL_LOAD_CASE(FL_I8, T, int8_t, uint8_t, FL_SWAP1, FL_CAST)                             \
+            FL_LOAD_CASES(FL_U16, T, uint16_t, uint16_t, 2, FL_CAST)                               \
+            FL_LOAD_CASES(FL_U32, T, uint32_t, uint32_t, 4, FL_CAST)                               \
+            FL_LOAD_CASES(FL_U64, T, uint64_t, uint64_t, 8, CAST_U64)                              \
+            FL_LOAD_CASES(FL_I16, T, int16_t, uint16_t, 2, FL_CAST)                                \
+            FL_LOAD_CASES(FL_I32, T, int32_t, uint32_t, 4, FL_CAST)                                \
+            FL_LOAD_CASES(FL_I64, T, int64_t, uint64_t, 8, FL_CAST)                                \
+            FL_LOAD_CASES(FL_F32, T, float, uint32_t, 4, FL_CAST)                                  \
+            FL_LOAD_CASES(FL_F64, T, double, uint64_t, 8, FL_CAST)                                 \
+        }                                                                                          \
+    }
+FL_DEFINE_LOAD(fl_load_f32, float, FL_F32, FL_CAST)
+FL_DEFINE_LOAD(fl_load_f64, double, FL_F64, FL_CAST)
+FL_DEFINE_LOAD(fl_load_i64, int64_t, FL_I64, FL_CAST_SATURATE)
+
+/* Copies past the cache: the lines are not read before they are written. The ends of a block
+ * that share a line with a neighbour are copied plainly. */
+static __attribute__((unused)) void fl_stream(char *dst, const char *src, size_t bytes) {
+#if defined(__SSE2__)
+    size_t head = (size_t)(-(uintptr_t)dst) & 63;
+    head = head < bytes ? head : bytes;
+    memcpy(dst, src, head);
+    dst += head, src += head, bytes -= head;
+    for (; bytes >= 64; dst += 64, src += 64, bytes -= 64) {
+#if defined(__AVX512F__)
+        _mm512_stream_si512((void *)dst, _mm512_loadu_si512((const void *)src));
+#elif defined(__AVX__)
+        __m256i a = _mm256_loadu_si256((const __m256i *)src);
+        __m256i b = _mm256_loadu_si256((const __m256i *)(src + 32));
+        _mm256_stream_si256((__m256i *)dst, a);
+        _mm256_stream_si256((__m256i *)(dst + 32), b);
+#else
+        for (int i = 0; i < 64; i += 16)
+            _mm_stream_si128((__m128i *)(dst + i), _mm_loadu_si128((const __m128i *)(src + i)));
+#endif
+    }
+#endif
+    memcpy(dst, src, bytes);
+}
+
+FL_INLINE void fl_stream_fence(void) {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
+}
+
+#define FL_STORE_CASE(CODE, S, U, SWAP)                                                            \
+    case CODE:                                                                                     \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            S value = (S)src[i];                                                                   \
+            U raw;                                                                                 \
+            memcpy(&raw, &value, sizeof raw);                                                      \
+            raw = SWAP(raw);                                                                       \
+            memcpy(dst + i * step, &raw, sizeof raw);                                              \
+        }                                                                                          \
+        break;
+#define FL_DEFINE_STORE(NAME, T, OWN)                                                              \
+    static __attribute__((unused)) void NAME(char *restrict dst, const T *restrict src,            \
+                                             ptrdiff_t step, ptrdiff_t n, int code, int stream) {  \
+        if (code == OWN && step == sizeof(T)) {                                                    \
+            if (stream)                                                                            \
+                fl_stream(dst, (const char *)src, (size_t)n * sizeof(T));                          \
+            else                                                                                   \
+                memcpy(dst, src, (size_t)n * sizeof(T));                                           \
+            return;                                                                                \
+        }                                                                                          \
+        switch (code) {                                                                            \
+            FL_STORE_CASE(FL_F32, float, uint32_t, FL_SWAP1)                                       \
+            FL_STORE_CASE(FL_F64, double, uint64_t, FL_SWAP1)                                      \
+            FL_STORE_CASE(FL_F32 + FL_SWAPPED, float, uint32_t, FL_SWAP4)                          \
+            FL_STORE_CASE(FL_F64 + FL_SWAPPED, double, uint64_t, FL_SWAP8)                         \
+        }                                                                                          \
+    }
+FL_DEFINE_STORE(fl_store_f32, float, FL_F32)
+FL_DEFINE_STORE(fl_store_f64, double, FL_F64)
+
+/* The one loop over a block. `at` is a loss at one point; what is not stored is not computed. */
+#define FL_MAP_AS(T, b, at)                                                                        \
+    do {                                                                                           \
+        const T *restrict z = (const T *)(b)->pred, *restrict y = (const T *)(b)->target;          \
+        const T *restrict a = (const T *)(b)->extra;                                               \
+        T *restrict loss = (T *)(b)->loss, *restrict grad = (T *)(b)->grad;                        \
+        T *restrict hess = (T *)(b)->hess, scale = (T)(b)->scale, l, g, h;                         \
+        double k[FL_MAX_KNOBS];                                                                    \
+        ptrdiff_t n = (b)->n;                                                                      \
+        memcpy(k, (b)->knobs, sizeof k);                                                           \
+        if ((b)->order == 0)                                                                       \
+            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+                at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
+                loss[i] = l;                                                                       \
+            }                                                                                      \
+        else if ((b)->order == 1)                                                                  \
+            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+                at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
+                loss[i] = l;                                                                       \
+                grad[i] = g * scale;                                                               \
+            }                                                                                      \
+        else                                                                                       \
+            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+                at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
+                loss[i] = l;                                                                       \
+                grad[i] = g * scale;                                                               \
+                hess[i] = h * scale;                                                               \
+            }                                                                                      \
+    } while (0)
+#define FL_MAP(b, at_f32, at_f64)                                                                  \
+    do {                                                                                           \
+        if ((b)->wide)                                                                             \
+            FL_MAP_AS(double, b, at_f64);                                                          \
+        else                                                                                       \
+            FL_MAP_AS(float, b, at_f32);                                                           \
+    } while (0)
+
+#endif
