@@ -172,6 +172,81 @@ FL_INLINE void fl_stream_fence(void) {
 FL_DEFINE_STORE(fl_store_f32, float, FL_F32)
 FL_DEFINE_STORE(fl_store_f64, double, FL_F64)
 
+/* rows x cols, a row `stride` bytes after the other, to columns FL_COLUMN elements apart; and back.
+ * Square tiles in registers: element by element it would take three times as long. */
+enum { FL_COLUMN = 64 };
+#if defined(__SSE2__)
+#define FL_DEFINE_TRANSPOSE(T, SUFFIX, LOAD, STORE, V, SIDE, TRANSPOSE)                            \
+    static __attribute__((unused)) void fl_to_columns_##SUFFIX(                                    \
+        T *restrict dst, const char *src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
+        ptrdiff_t r = 0, c;                                                                        \
+        for (; r + SIDE <= rows; r += SIDE) {                                                      \
+            const char *row = src + r * stride;                                                    \
+            for (c = 0; c + SIDE <= cols; c += SIDE) {                                             \
+                V v[SIDE];                                                                         \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    v[i] = LOAD((const T *)(row + i * stride) + c);                                \
+                TRANSPOSE(v);                                                                      \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    STORE(dst + (c + i) * FL_COLUMN + r, v[i]);                                    \
+            }                                                                                      \
+            for (; c < cols; ++c)                                                                  \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    memcpy(dst + c * FL_COLUMN + r + i, (const T *)(row + i * stride) + c,         \
+                           sizeof(T));                                                             \
+        }                                                                                          \
+        for (; r < rows; ++r)                                                                      \
+            for (c = 0; c < cols; ++c)                                                             \
+                memcpy(dst + c * FL_COLUMN + r, (const T *)(src + r * stride) + c, sizeof(T));     \
+    }                                                                                              \
+    static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
+        char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
+        ptrdiff_t r = 0, c;                                                                        \
+        for (; r + SIDE <= rows; r += SIDE) {                                                      \
+            char *row = dst + r * stride;                                                          \
+            for (c = 0; c + SIDE <= cols; c += SIDE) {                                             \
+                V v[SIDE];                                                                         \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    v[i] = LOAD(src + (c + i) * FL_COLUMN + r);                                    \
+                TRANSPOSE(v);                                                                      \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    STORE((T *)(row + i * stride) + c, v[i]);                                      \
+            }                                                                                      \
+            for (; c < cols; ++c)                                                                  \
+                for (int i = 0; i < SIDE; ++i)                                                     \
+                    memcpy((T *)(row + i * stride) + c, src + c * FL_COLUMN + r + i, sizeof(T));   \
+        }                                                                                          \
+        for (; r < rows; ++r)                                                                      \
+            for (c = 0; c < cols; ++c)                                                             \
+                memcpy((T *)(dst + r * stride) + c, src + c * FL_COLUMN + r, sizeof(T));           \
+    }
+#define FL_TRANSPOSE4(v) _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3])
+#define FL_TRANSPOSE2(v)                                                                           \
+    do {                                                                                           \
+        __m128d low = _mm_unpacklo_pd(v[0], v[1]);                                                 \
+        v[1] = _mm_unpackhi_pd(v[0], v[1]);                                                        \
+        v[0] = low;                                                                                \
+    } while (0)
+FL_DEFINE_TRANSPOSE(float, f32, _mm_loadu_ps, _mm_storeu_ps, __m128, 4, FL_TRANSPOSE4)
+FL_DEFINE_TRANSPOSE(double, f64, _mm_loadu_pd, _mm_storeu_pd, __m128d, 2, FL_TRANSPOSE2)
+#else
+#define FL_DEFINE_TRANSPOSE(T, SUFFIX)                                                             \
+    static __attribute__((unused)) void fl_to_columns_##SUFFIX(                                    \
+        T *restrict dst, const char *src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
+        for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
+            for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
+                memcpy(dst + c * FL_COLUMN + r, (const T *)(src + r * stride) + c, sizeof(T));     \
+    }                                                                                              \
+    static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
+        char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
+        for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
+            for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
+                memcpy((T *)(dst + r * stride) + c, src + c * FL_COLUMN + r, sizeof(T));           \
+    }
+FL_DEFINE_TRANSPOSE(float, f32)
+FL_DEFINE_TRANSPOSE(double, f64)
+#endif
+
 /* The one loop over a block. `at` is a loss at one point; what is not stored is not computed. */
 #define FL_MAP_AS(T, b, at)                                                                        \
     do {                                                                                           \

@@ -15,6 +15,14 @@ cdef inline void load(T* dst, const char* src, Py_ssize_t step, Py_ssize_t n, in
         fl_load_f64(dst, src, step, n, code)
 
 
+cdef inline void store(char* dst, const T* src, Py_ssize_t step, Py_ssize_t n, int code,
+                       bint stream) noexcept nogil:
+    if T is float:
+        fl_store_f32(dst, src, step, n, code, stream)
+    else:
+        fl_store_f64(dst, src, step, n, code, stream)
+
+
 cdef inline bint adjacent(const fl_operand* op, T tag) noexcept nogil:
     return op.step == sizeof(T) and op.code == (FL_F32 if sizeof(T) == 4 else FL_F64)
 
@@ -44,10 +52,7 @@ cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t 
     cdef Py_ssize_t row = at // op.cols, col = at % op.cols, take
     while n > 0:
         take = min(n, op.cols - col)
-        if T is float:
-            fl_store_f32(fl_row(op, row) + col * op.step, src, op.step, take, op.code, stream)
-        else:
-            fl_store_f64(fl_row(op, row) + col * op.step, src, op.step, take, op.code, stream)
+        store(fl_row(op, row) + col * op.step, src, op.step, take, op.code, stream)
         src += take
         n -= take
         row += 1
@@ -135,10 +140,11 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     cdef T[LANES] own
     cdef T class_weight
     cdef Py_ssize_t i, take, at = row, done = 0
+    cdef int bad = 0
+    cdef bint keep, inside
     weights(own, c, row, n)
     for i in range(n):
         w[i] = own[i]
-        y[i] = -1
     if c.soft:
         return
     while done < n:
@@ -148,18 +154,19 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
         at += take
         done += take
     for i in range(n):
-        if w[i] == 0 or (c.has_ignored and y[i] == c.ignored):
-            w[i] = 0
-            y[i] = 0
-        elif y[i] < 0 or y[i] >= c.classes:
-            c.bad = 1
-            w[i] = 0
-            y[i] = 0
-        elif c.extra.data:
-            gather(&class_weight, &c.extra, y[i], 1)
-            # With smoothing a class of weight 0 still pays for the others: only the mean's
-            # denominator sees its weight.
-            if c.smoothing == 0:
+        keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
+        inside = (y[i] >= 0) & (y[i] < c.classes)
+        bad |= keep & (not inside)
+        w[i] = w[i] if keep & inside else 0
+        y[i] = y[i] if keep & inside else 0
+    if bad:
+        c.bad = 1
+    if c.extra.data and c.smoothing == 0:
+        # With smoothing a class of weight 0 still pays for the others: only the mean's denominator
+        # sees its weight.
+        for i in range(n):
+            if w[i] != 0:
+                gather(&class_weight, &c.extra, y[i], 1)
                 w[i] *= class_weight
 
 
@@ -270,35 +277,46 @@ cdef struct Rows:
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
-                     Py_ssize_t col) noexcept nogil:
-    # Column col of n <= LANES rows; the lanes beyond are zero.
-    cdef Py_ssize_t take, last, i, stride
-    for i in range(n, LANES):
-        dst[i] = 0
-    while n > 0:
+                     Py_ssize_t col, Py_ssize_t cols) noexcept nogil:
+    # Columns [col, col + cols) of n <= LANES rows, a step each; the lanes beyond n are zero.
+    cdef Py_ssize_t take, last, i, stride, done = 0
+    if n < LANES:
+        memset(dst, 0, cols * LANES * sizeof(T))
+    while done < n:
         last = op.shape[op.ndim - 1] if op.ndim else 1
         stride = op.stride[op.ndim - 1] if op.ndim else 0
-        take = min(n, last - row % last)
-        load(dst, fl_row(op, row) + col * op.step, stride, take, op.code)
-        dst += take
+        take = min(n - done, last - row % last)
+        src = fl_row(op, row) + col * op.step
+        if adjacent(op, <T>0):
+            if T is float:
+                fl_to_columns_f32(dst + done, src, stride, take, cols)
+            else:
+                fl_to_columns_f64(dst + done, src, stride, take, cols)
+        else:
+            for i in range(cols):
+                load(dst + i * LANES + done, src + i * op.step, stride, take, op.code)
         row += take
-        n -= take
+        done += take
 
 
 cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t n,
-                      Py_ssize_t col) noexcept nogil:
-    cdef Py_ssize_t take, last, stride
-    while n > 0:
+                      Py_ssize_t col, Py_ssize_t cols) noexcept nogil:
+    cdef Py_ssize_t take, last, i, stride, done = 0
+    while done < n:
         last = op.shape[op.ndim - 1] if op.ndim else 1
         stride = op.stride[op.ndim - 1] if op.ndim else 0
-        take = min(n, last - row % last)
-        if T is float:
-            fl_store_f32(fl_row(op, row) + col * op.step, src, stride, take, op.code, False)
+        take = min(n - done, last - row % last)
+        dst = fl_row(op, row) + col * op.step
+        if adjacent(op, <T>0):
+            if T is float:
+                fl_from_columns_f32(dst, src + done, stride, take, cols)
+            else:
+                fl_from_columns_f64(dst, src + done, stride, take, cols)
         else:
-            fl_store_f64(fl_row(op, row) + col * op.step, src, stride, take, op.code, False)
-        src += take
+            for i in range(cols):
+                store(dst + i * op.step, src + i * LANES + done, stride, take, op.code, False)
         row += take
-        n -= take
+        done += take
 
 
 cdef inline Py_ssize_t steps_of(const fl_call* c) noexcept nogil:
@@ -312,8 +330,7 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     cdef bint take_out = not c.soft and c.smoothing == 0
     cdef const char* src
     if c.lanes:
-        for i in range(steps):
-            load_lanes(block + i * LANES, &c.pred, row, n, step + i)
+        load_lanes(block, &c.pred, row, n, step, steps)
         if take_out:
             for i in range(n):
                 k = y[i] - step
@@ -345,8 +362,7 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
     cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
     if c.soft:
         if c.lanes:
-            for i in range(steps):
-                load_lanes(u + i * LANES, &c.target, row, n, step + i)
+            load_lanes(u, &c.target, row, n, step, steps)
         else:
             col = step * LANES
             cols = min(steps * LANES, c.classes - col)
@@ -397,14 +413,19 @@ cdef void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
 
 
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
-                              double* total, double* below) noexcept nogil:
+                              double* total, double* below, const char* ahead) noexcept nogil:
     # e = exp(z - top); at most STEPS adds a lane in T, then double. below: of the e < 1 alone.
+    # Meanwhile the memory at `ahead`, the next to be read, is brought near: the processor's own
+    # prefetch stops at the end of a page, and there is no arithmetic to hide the wait behind.
     cdef Py_ssize_t i, l
     cdef T[LANES] lane, lower
     cdef T x
     for l in range(LANES):
         lane[l] = lower[l] = 0
     for i in range(steps):
+        if ahead != NULL:
+            for l from 0 <= l < <Py_ssize_t>(LANES * sizeof(T)) by 64:
+                prefetch(ahead + i * LANES * sizeof(T) + l)
         for l in range(LANES):
             x = exp_nonpositive(z[i * LANES + l] - top[l])
             e[i * LANES + l] = x
@@ -435,13 +456,33 @@ cdef void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
         mass[l] += lane_u[l]
 
 
-cdef double merged(double* lane) noexcept nogil:
-    cdef Py_ssize_t l, half = LANES // 2
-    while half:
-        for l in range(half):
-            lane[l] += lane[l + half]
-        half //= 2
-    return lane[0]
+cdef inline double merged(double* lane) noexcept nogil:
+    cdef Py_ssize_t l
+    for l in range(32):
+        lane[l] += lane[l + 32]
+    for l in range(16):
+        lane[l] += lane[l + 16]
+    for l in range(8):
+        lane[l] += lane[l + 8]
+    for l in range(4):
+        lane[l] += lane[l + 4]
+    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+
+
+cdef inline T greatest(const T* lane) noexcept nogil:
+    cdef T[32] m
+    cdef Py_ssize_t l
+    for l in range(32):
+        m[l] = lane[l] if lane[l] > lane[l + 32] else lane[l + 32]
+    for l in range(16):
+        m[l] = m[l] if m[l] > m[l + 16] else m[l + 16]
+    for l in range(8):
+        m[l] = m[l] if m[l] > m[l + 8] else m[l + 8]
+    for l in range(4):
+        m[l] = m[l] if m[l] > m[l + 4] else m[l + 4]
+    m[0] = m[0] if m[0] > m[2] else m[2]
+    m[1] = m[1] if m[1] > m[3] else m[3]
+    return m[0] if m[0] > m[1] else m[1]
 
 
 cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
@@ -456,18 +497,23 @@ cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j
     cdef bint soft = c.soft or c.smoothing != 0
     cdef const T* z
     cdef T* into
+    cdef const char* ahead
     for l in range(LANES):
         top[l] = -<T>INFINITY
-        total[l] = below[l] = dot[l] = mass[l] = 0
+        total[l] = 0
+    if split:
+        for l in range(LANES):
+            below[l] = 0
+    if soft:
+        for l in range(LANES):
+            dot[l] = mass[l] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j],
                    e + step * LANES if c.lanes else block)
         highest(z, steps, top)
     if not c.lanes:
-        m = -<T>INFINITY
-        for l in range(LANES):
-            m = top[l] if top[l] > m else m
+        m = greatest(top)
         for l in range(LANES):
             top[l] = m
     for l in range(n):
@@ -483,18 +529,21 @@ cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j
                 distances(into, u, steps, top, dot, mass)
             # In place: the same pointer, or gcc takes its branch for overlapping arrays.
             if split:
-                exponentials(True, into, into, steps, top, total, below)
+                exponentials(True, into, into, steps, top, total, below, NULL)
             else:
-                exponentials(False, into, into, steps, top, total, below)
+                exponentials(False, into, into, steps, top, total, below, NULL)
             continue
-        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
+        if all_steps > STEPS:  # else z is the one tile, as it was
+            z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
         if soft:
             target_mass(c, row, n, step, steps, &s.y[j], u)
             distances(z, u, steps, top, dot, mass)
+        ahead = fl_row(&c.pred, row) + (step * LANES + c.classes) * c.pred.step if (
+            c.classes <= 4 * BLOCK) else NULL
         if split:
-            exponentials(True, into, z, steps, top, total, below)
+            exponentials(True, into, z, steps, top, total, below, ahead)
         else:
-            exponentials(False, into, z, steps, top, total, below)
+            exponentials(False, into, z, steps, top, total, below, ahead)
     if not c.lanes:
         total[0] = merged(total)
         if split:
@@ -561,32 +610,37 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
     cdef T[BLOCK] block, other, u, grad, hess
     cdef T[LANES] top, factor, inverse, first, second, one_minus, scale
     cdef double[LANES] total, below
-    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, l, col, cols
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, l, col, cols, lanes
     cdef bint soft = c.soft or c.smoothing != 0
     cdef double weight, over
     cdef const T* x
-    for l in range(LANES):
-        i = j + (l if c.lanes else 0)
-        if c.lanes and l >= n:
-            factor[l] = inverse[l] = first[l] = second[l] = one_minus[l] = scale[l] = top[l] = 0
-            continue
+    lanes = n if c.lanes else 1
+    for l in range(lanes):
+        i = j + l
         weight = s.w[i] * c.scale
         over = 1 / s.sum[i] if s.sum[i] > 0 else 0
         top[l] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
         scale[l] = <T>weight
         factor[l] = <T>(s.first[i] * weight * over)
-        if c.order == 2:
-            inverse[l] = <T>over
-            first[l] = <T>(s.first[i] * weight)
-            second[l] = <T>(s.second[i] * weight)
-            one_minus[l] = <T>(s.others[i] * over)
+        inverse[l] = <T>over
+        first[l] = <T>(s.first[i] * weight)
+        second[l] = <T>(s.second[i] * weight) if c.order == 2 else <T>0
+        one_minus[l] = <T>(s.others[i] * over) if c.order == 2 else <T>0
+    for l in range(lanes, LANES):  # one row: its own; beyond the last of several: not stored
+        top[l] = top[0]
+        scale[l] = scale[0]
+        factor[l] = factor[0]
+        inverse[l] = inverse[0]
+        first[l] = first[0]
+        second[l] = second[0]
+        one_minus[l] = one_minus[0]
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         if c.lanes or c.stored:
             x = e + step * LANES
         else:
             x = logits(c, row, n, step, steps, &s.y[j], total, block)
-            exponentials(False, other, x, steps, top, total, below)
+            exponentials(False, other, x, steps, top, total, below, NULL)
             x = other
         if c.order == 2:
             scaled(True, x, steps, factor, inverse, first, second, one_minus, grad, hess)
@@ -606,11 +660,10 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
                 elif not soft and 0 <= k < steps:
                     grad[k * LANES + l] = <T>(-s.first[j + l] * s.w[j + l] * c.scale)
                     hess[k * LANES + l] = second[l]
-            for i in range(steps):
-                if c.grad.data:
-                    store_lanes(&c.grad, grad + i * LANES, row, n, step + i)
-                if c.hess.data:
-                    store_lanes(&c.hess, hess + i * LANES, row, n, step + i)
+            if c.grad.data:
+                store_lanes(&c.grad, grad, row, n, step, steps)
+            if c.hess.data:
+                store_lanes(&c.hess, hess, row, n, step, steps)
             continue
         col = step * LANES
         cols = min(steps * LANES, c.classes - col)
@@ -626,10 +679,7 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
 
 cdef inline void store_columns(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t col,
                                Py_ssize_t n, bint stream) noexcept nogil:
-    if T is float:
-        fl_store_f32(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
-    else:
-        fl_store_f64(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
+    store(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
 
 
 cdef void write_zeros(fl_call* c, Py_ssize_t row, T tag) noexcept nogil:
@@ -671,7 +721,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogi
         for j in range(n):
             s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
             loss[j] = <T>s.loss[j]
-            add(&partial, s.loss[j])
+        add(&partial, total(s.loss, n))
         if c.loss.data:
             scatter(&c.loss, loss, at, n, False)
         if c.grad.data or c.hess.data:
