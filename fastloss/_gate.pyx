@@ -8,7 +8,7 @@ added in order, so the bits of a result do not depend on who did what.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, isnan
+from libc.math cimport NAN, isinf
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -60,7 +60,7 @@ cdef enum Driver:
 
 
 cdef size_t plan(fl_call* c, bint wide) noexcept nogil:
-    # Cuts the call into ranges; returns the bytes of scratch a thread needs.
+    # Cuts the call into ranges; returns the bytes a thread needs to work in.
     cdef Py_ssize_t item = 8 if wide else 4, unit = 0, least = RANGE, align = BLOCK
     if c.classes >= 0:
         unit = (c.classes if c.lanes else (c.classes + LANES - 1) // LANES) * LANES * item
@@ -77,8 +77,16 @@ cdef size_t plan(fl_call* c, bint wide) noexcept nogil:
     c.range = max(align, (c.range + align - 1) // align * align)
     c.ranges = (c.size + c.range - 1) // c.range
     if not c.stored:
-        return 0
-    return unit * (1 if c.lanes else c.group)
+        return sizeof(fl_workspace)
+    return sizeof(fl_workspace) + unit * (1 if c.lanes else c.group)
+
+
+cdef fl_workspace* workspace(size_t size, char** memory) except NULL:
+    # Aligned memory of this size, to be freed as `memory`.
+    memory[0] = <char*>malloc(size + 64)
+    if memory[0] == NULL:
+        raise MemoryError(f"{size + 64} bytes to work in")
+    return <fl_workspace*>(memory[0] + (64 - <size_t>memory[0] % 64))
 
 
 cdef int code_of(dtype) except -1:
@@ -203,14 +211,10 @@ cdef class Job:
         cdef Py_ssize_t r
         cdef int64_t last
         cdef char* memory = NULL
-        cdef char* scratch = NULL
+        cdef fl_workspace* ws
         if self.claimed >= self.call.ranges:
             return
-        if self.scratch:
-            memory = <char*>malloc(self.scratch + 64)
-            if memory == NULL:
-                raise MemoryError(f"{self.scratch + 64} bytes of scratch")
-            scratch = memory + (64 - <size_t>memory % 64)
+        ws = workspace(self.scratch, &memory)
         try:
             with nogil:
                 last = fl_milliseconds() if main else 0
@@ -218,7 +222,7 @@ cdef class Job:
                     r = fl_claim(&self.claimed)
                     if r >= self.call.ranges:
                         break
-                    self.driver(&self.call, r, scratch)
+                    self.driver(&self.call, r, ws)
                     if main and fl_milliseconds() - last >= POLL:
                         with gil:
                             PyErr_CheckSignals()
@@ -280,8 +284,8 @@ cdef class Gate:
             self.knob_open[i] = scalars[i].check.open
             self.knob_optional[i] = scalars[i].optional
         reduction = defaults.get("reduction", "mean")
-        self.plain_mean = reduction == "mean"
-        self.plain_sum = reduction == "sum"
+        self.plain_mean = reduction == "mean" and results != ""
+        self.plain_sum = reduction == "sum" and results != ""
 
     def general(self, pred, target, tuple knobs, **options):
         raise NotImplementedError
@@ -300,7 +304,7 @@ cdef class Gate:
                 continue
             else:
                 x = self.loss.check_scalar(i, knob)
-            if not self.knob_low[i] <= x <= self.knob_high[i] or (
+            if not self.knob_low[i] <= x <= self.knob_high[i] or isinf(x) or (
                     self.knob_open[i] and x == self.knob_low[i]):
                 self.loss.check_scalar(i, knob)
             into[i] = x
@@ -329,6 +333,7 @@ cdef class Gate:
         cdef Py_ssize_t[1] rows, strides
         cdef double partial = 0, count = size
         cdef char* memory = NULL
+        cdef fl_workspace* ws
         cdef size_t scratch
         cdef fl_driver driver
         cdef int i
@@ -393,15 +398,12 @@ cdef class Gate:
             hess = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
             c.hess = c.pred
             c.hess.data = <char*>cnp.PyArray_DATA(hess)
-        if scratch:
-            memory = <char*>malloc(scratch + 64)
-            if memory == NULL:
-                raise MemoryError(f"{scratch + 64} bytes of scratch")
+        ws = workspace(scratch, &memory)
         if size <= HOLD_GIL:
-            driver(&c, 0, memory + (64 - <size_t>memory % 64))
+            driver(&c, 0, ws)
         else:
             with nogil:
-                driver(&c, 0, memory + (64 - <size_t>memory % 64))
+                driver(&c, 0, ws)
         free(memory)
         if c.bad:
             return None
@@ -414,6 +416,11 @@ cdef inline bint plain(object x) noexcept:
             and cnp.PyArray_TYPE(<cnp.ndarray>x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE))
 
 
+cdef inline bint no_threads(object n) except -1:
+    # What is done here is done by the caller; what is no number of threads is the general way's.
+    return n is None or (type(n) is int and n >= 1)
+
+
 cdef class ElementwiseGate(Gate):
     def __call__(self, pred, target, tuple knobs=(), per_class=None, *, sample_weight=None,
                  mask=None, reduction=None, normalizer=None, out=None, num_threads=None,
@@ -423,7 +430,8 @@ cdef class ElementwiseGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and per_class is None and (self.plain_mean or self.plain_sum)
+                and out is None and per_class is None and no_threads(num_threads)
+                and (self.plain_mean or self.plain_sum)
                 and plain(pred) and plain(target)
                 and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
@@ -448,9 +456,10 @@ cdef class RowsGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and class_weight is None and (self.plain_mean or self.plain_sum)
+                and out is None and class_weight is None and no_threads(num_threads)
+                and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
-                and (ignore_index is None or type(ignore_index) is int)
+                and (ignore_index is None or type(ignore_index) is int and -2**62 < ignore_index < 2**62)
                 and type(axis) is int and (axis == -1 or axis == 1)
                 and plain(pred) and (<cnp.ndarray>pred).ndim == 2
                 and type(target) is cnp.ndarray and (<cnp.ndarray>target).ndim == 1

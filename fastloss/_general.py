@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from types import MethodType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
+from fastloss._loss import as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -27,6 +29,20 @@ SERIAL = 1 << 19
 STREAM = 8 << 20
 LANES = 64  # rows that the kernels take side by side (kernels/call.pxd)
 SCRATCH = 1 << 19  # and what that may take (_gate.pyx)
+
+
+def array(loss: str, name: str, x: Any) -> Array:
+    """The argument as an array that kernels read."""
+    try:
+        a = np.asarray(x)
+    except ValueError as error:
+        raise ValueError(f"{loss}: {name}: {error}") from None
+    if not readable(a.dtype):
+        cure = f"; convert it with {name}.astype(np.float32)" if a.dtype.kind == "f" else ""
+        raise TypeError(
+            f"{loss}: {name}: expected float32, float64 or integers, got {a.dtype}{cure}"
+        )
+    return a
 
 
 class Call:
@@ -50,24 +66,15 @@ class Call:
         return kind(f"{self.name}: {argument}: {message}")
 
     def array(self, name: str, x: Any) -> Array:
-        try:
-            a = np.asarray(x)
-        except ValueError as error:
-            raise self.fail(ValueError, name, str(error)) from None
-        if not readable(a.dtype):
-            cure = f"; convert it with {name}.astype(np.float32)" if a.dtype.kind == "f" else ""
-            raise self.fail(
-                TypeError, name, f"expected float32, float64 or integers, got {a.dtype}{cure}"
-            )
-        return a
+        return array(self.name, name, x)
 
     def weight(self, name: str, x: Any) -> Array | None:
         """A weight or mask laid over the per-sample shape."""
         if x is None:
             return None
+        if name == "mask" and np.asarray(x).dtype.kind != "b":
+            raise self.fail(TypeError, name, f"expected bool, got {np.asarray(x).dtype}")
         a = self.array(name, x)
-        if name == "mask" and a.dtype.kind != "b":
-            raise self.fail(TypeError, name, f"expected booleans, got {a.dtype}")
         lead = a.shape == self.shape[: a.ndim]
         full = a.ndim == len(self.shape) and all(
             n in (1, m) for n, m in zip(a.shape, self.shape, strict=True)
@@ -81,7 +88,7 @@ class Call:
             )
         return np.broadcast_to(a.reshape(a.shape + (1,) * (len(self.shape) - a.ndim)), self.shape)
 
-    def first_bad(self, x: Array, bad: Any, keep: Array | None) -> tuple[Any, Any]:
+    def first_bad(self, x: Array, bad: Any, keep: Array | None) -> tuple[str, Any]:
         """The first index in C order where bad(x) holds and keep is true, and the value there."""
         operands = [x] if keep is None else [x, keep]
         flags: Sequence[Any] = ["external_loop", "buffered", "zerosize_ok"]
@@ -92,8 +99,8 @@ class Call:
                 found = bad(values) & kept
                 if found.any():
                     i = int(found.argmax())
-                    index = tuple(int(k) for k in np.unravel_index(at + i, x.shape))
-                    return (index[0] if len(index) == 1 else index), values[i]
+                    index = np.unravel_index(at + i, x.shape)
+                    return ", ".join(str(int(k)) for k in index), values[i]
                 at += len(values)
         return "?", "a value that another thread has changed since"
 
@@ -109,9 +116,11 @@ class Call:
                 raise self.fail(
                     ValueError, "normalizer", f"goes with reduction='mean', not {reduction!r}"
                 )
-            if isinstance(normalizer, str) or not hasattr(normalizer, "__float__"):
-                raise self.fail(TypeError, "normalizer", f"expected a number, got {normalizer!r}")
-            if not 0 < float(normalizer) < math.inf:
+            try:
+                number = as_number(normalizer)
+            except TypeError as error:
+                raise self.fail(TypeError, "normalizer", str(error)) from None
+            if not 0 < number < math.inf:
                 raise self.fail(
                     ValueError, "normalizer", f"expected a positive number, got {normalizer!r}"
                 )
@@ -203,7 +212,10 @@ class Call:
         length = self.shape[0] if self.shape else 1
         divisor = {"mean": count, "batchmean": length}.get(reduction, 1.0)
         written = sum(a.nbytes for a in arrays.values() if a is not None)
-        job.start(driver, 1 / divisor if divisor else 0.0, written > STREAM)
+        # No further than the largest number: 0 times inf is nan.
+        largest = np.finfo(np.float32 if self.dtype.itemsize == 4 else np.float64).max
+        scale = min(1 / divisor, float(largest)) if divisor else 0.0
+        job.start(driver, scale, written > STREAM)
         run(job, num_threads)
         if job.bad:
             check()
@@ -263,10 +275,34 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
 def _integer(loss: Any, name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{loss.name}: {name}: expected an integer, got {value!r}")
-    return int(value.__index__())
+    number = int(value.__index__())
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"{loss.name}: {name}: expected a 64-bit integer, got {value!r}")
+    return number
 
 
-class Elementwise(ElementwiseGate):
+def _gate(loss: Any, results: str) -> Any:
+    methods = [m for m in vars(loss).values() if isinstance(m, MethodType)]
+    gates: list[Any] = [m.__self__ for m in methods]
+    return next(gate for gate in gates if gate.results == results)
+
+
+class _Pickles:
+    """A bound method such as `loss.grad` is pickled as an attribute of its gate: the loss's."""
+
+    loss: Any
+    results: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _gate, (self.loss, self.results)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self.loss, name)
+
+
+class Elementwise(_Pickles, ElementwiseGate):
     """Losses of one prediction and one target each."""
 
     kind: ClassVar[str] = "elementwise"
@@ -292,17 +328,26 @@ class Elementwise(ElementwiseGate):
         shape = call.shape
         if call.target.shape != shape:
             cure = (
-                "; target[:, None] has" if call.target.shape == shape[:-1] and shape[-1] == 1 else ""
+                "; target[:, None] has"
+                if call.target.shape == shape[:-1] and shape[-1] == 1
+                else ""
             )
             raise call.fail(
-                ValueError, "target", f"expected pred's shape {shape}, got {call.target.shape}{cure}"
+                ValueError,
+                "target",
+                f"expected pred's shape {shape}, got {call.target.shape}{cure}",
             )
         extra, extra_value = self._per_class(call, per_class)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
         reduction = call.reduction(reduction, normalizer)
         threads = call.threads(num_threads)
-        inputs = {"pred": call.pred, "target": call.target, "sample_weight": sample_weight,
-                  "mask": mask, "per_class": per_class}
+        inputs = {
+            "pred": call.pred,
+            "target": call.target,
+            "sample_weight": sample_weight,
+            "mask": mask,
+            self.per_class_name(): per_class,
+        }
         arrays = call.outputs(out, reduction, inputs)
         domain = self.loss.domain
         bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
@@ -316,9 +361,16 @@ class Elementwise(ElementwiseGate):
             domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
         )
         axes = call.order(None)
-        operands = {"pred": call.pred, "target": call.target, "extra": extra, "weight": weight,
-                    "mask": keep, "loss": arrays.get("l"), "grad": arrays.get("g"),
-                    "hess": arrays.get("h")}
+        operands = {
+            "pred": call.pred,
+            "target": call.target,
+            "extra": extra,
+            "weight": weight,
+            "mask": keep,
+            "loss": arrays.get("l"),
+            "grad": arrays.get("g"),
+            "hess": arrays.get("h"),
+        }
         for name, a in operands.items():
             if a is not None:
                 job.put(name, a.transpose(axes))
@@ -346,10 +398,14 @@ class Elementwise(ElementwiseGate):
             count = float(normalizer)
         return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
 
+    def per_class_name(self) -> str:
+        """The knob that is an array along the last axis, if the loss has one."""
+        return next((k for k, knob in self.loss.knobs.items() if knob.check is None), "per_class")
+
     def _per_class(self, call: Call, x: Any) -> tuple[Array | None, float]:
         if x is None:
             return None, 1.0
-        name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
+        name = self.per_class_name()
         a = call.array(name, x)
         if a.size and not (a >= 0).all():
             raise call.fail(ValueError, name, f"expected numbers >= 0, got {a.min()}")
@@ -364,7 +420,7 @@ class Elementwise(ElementwiseGate):
         return np.broadcast_to(a, call.shape), 1.0
 
 
-class Rows(RowsGate):
+class Rows(_Pickles, RowsGate):
     """Losses of one row of class scores and a label, or a row of class probabilities, each."""
 
     kind: ClassVar[str] = "rows"
@@ -390,7 +446,8 @@ class Rows(RowsGate):
     ) -> Any:
         """Do a call of any kind."""
         axis = _integer(self.loss, "axis", axis)
-        ndim = np.ndim(pred)
+        pred = array(self.loss.name, "pred", pred)
+        ndim = pred.ndim
         if not -ndim <= axis < ndim:
             raise ValueError(f"{self.loss.name}: axis: {axis} is not one of pred's {ndim} axes")
         axis %= ndim
@@ -407,8 +464,13 @@ class Rows(RowsGate):
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
         reduction = call.reduction(reduction, normalizer)
         threads = call.threads(num_threads)
-        inputs = {"pred": call.pred, "target": call.target, "sample_weight": sample_weight,
-                  "mask": mask, "class_weight": weights}
+        inputs = {
+            "pred": call.pred,
+            "target": call.target,
+            "sample_weight": sample_weight,
+            "mask": mask,
+            "class_weight": weights,
+        }
         arrays = call.outputs(out, reduction, inputs)
         item = call.dtype.itemsize
         outer = call.order(axis)
@@ -427,9 +489,15 @@ class Rows(RowsGate):
             lanes=classes <= LANES or (across and classes * LANES * item <= SCRATCH),
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
-        operands = {"pred": call.pred, "target": call.target, "grad": arrays.get("g"),
-                    "hess": arrays.get("h"), "weight": weight, "mask": keep,
-                    "loss": arrays.get("l")}
+        operands = {
+            "pred": call.pred,
+            "target": call.target,
+            "grad": arrays.get("g"),
+            "hess": arrays.get("h"),
+            "weight": weight,
+            "mask": keep,
+            "loss": arrays.get("l"),
+        }
         for name, a in operands.items():
             if a is None:
                 continue
@@ -474,8 +542,12 @@ class Rows(RowsGate):
         shape, target = call.pred.shape, call.target
         if soft:
             if target.shape != shape:
+                column = target.shape == (*shape[:axis], 1, *shape[axis + 1 :])
+                cure = f"; labels are target.squeeze({axis})" if column else ""
                 raise call.fail(
-                    ValueError, "target", f"expected pred's shape {shape}, got {target.shape}"
+                    ValueError,
+                    "target",
+                    f"expected pred's shape {shape}, got {target.shape}{cure}",
                 )
             if ignore_index is not None:
                 raise call.fail(

@@ -37,6 +37,16 @@ Outputs = Any  # what a gate returns depends on the method, which types it
 Naive = Callable[..., Any]
 
 
+def as_number(x: Any) -> float:
+    """A real number as a float, beyond the largest float inf; TypeError for anything else."""
+    if isinstance(x, (str, bytes)) or not hasattr(x, "__float__") or np.ndim(x):
+        raise TypeError(f"expected a number, got {x!r}")
+    try:
+        return float(x)
+    except OverflowError:
+        return math.inf
+
+
 @dataclass(frozen=True)
 class Interval:
     """The finite numbers a scalar knob may be: from `low` (itself unless `open`) to `high`."""
@@ -107,7 +117,7 @@ class Common(TypedDict, total=False):
     mask: ArrayLike | None
     reduction: Literal["mean", "batchmean", "sum"]
     normalizer: float | None
-    out: Any
+    out: Array | tuple[Array | None, ...] | None
     num_threads: int | None
 
 
@@ -158,16 +168,19 @@ def losses() -> dict[str, Loss[Any]]:
     return dict(_losses)
 
 
+def _members(hint: Any) -> list[Any]:
+    """A type hint, what it is a union of, and what it is annotated with."""
+    return [hint, *(m for part in typing.get_args(hint) for m in _members(part))]
+
+
 def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Knob]:
     hints = typing.get_type_hints(function, include_extras=True)
     knobs = {}
     for p in inspect.signature(function).parameters.values():
         if p.kind is not p.KEYWORD_ONLY:
             continue
-        hint = hints[p.name]
-        members = [hint, *typing.get_args(hint)]
-        checks = [c for m in members for c in getattr(m, "__metadata__", ())]
-        check = next((c for c in checks if isinstance(c, Interval)), None)
+        members = _members(hints[p.name])
+        check = next((m for m in members if isinstance(m, Interval)), None)
         knobs[p.name] = Knob(
             default=p.default,
             check=check,
@@ -362,9 +375,12 @@ class Loss(Generic[P]):
     def check_knob(self, name: str, value: object) -> float:
         """The knob of this name as a float, or the error that says what is wrong."""
         check = self.knobs[name].check or Interval()
-        if isinstance(value, (str, bytes)) or not hasattr(value, "__float__") or np.ndim(value):
-            raise TypeError(f"{self.name}: {name}: expected a number {check}, got {value!r}")
-        number = float(value)
+        try:
+            number = as_number(value)
+        except TypeError:
+            raise TypeError(
+                f"{self.name}: {name}: expected a number {check}, got {value!r}"
+            ) from None
         if not check.contains(number):
             raise ValueError(f"{self.name}: {name}: expected a number {check}, got {value!r}")
         return number

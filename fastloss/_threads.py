@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -106,8 +106,7 @@ def get_num_threads() -> int:
     return _process
 
 
-@contextmanager
-def threads(n: int) -> Iterator[None]:
+def threads(n: int) -> AbstractContextManager[None]:
     """Use `n` threads in the calls of this context: other threads and tasks do not see it.
 
     Parameters
@@ -122,7 +121,12 @@ def threads(n: int) -> Iterator[None]:
     ...     fl.mse_loss([0.0, 2.0], [0.0, 0.0])
     2.0
     """
-    token = _context.set(check_threads(n, "threads"))
+    return _scope(check_threads(n, "threads"))
+
+
+@contextmanager
+def _scope(n: int) -> Iterator[None]:
+    token = _context.set(n)
     try:
         yield
     finally:

@@ -1,5 +1,7 @@
 """Losses of binary and multi-label classification, from logits."""
 
+from __future__ import annotations
+
 from typing import Any, Unpack
 
 from numpy.typing import ArrayLike

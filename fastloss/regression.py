@@ -1,5 +1,7 @@
 """Losses of real predictions and real targets."""
 
+from __future__ import annotations
+
 from typing import Unpack
 
 from numpy.typing import ArrayLike

@@ -13,6 +13,7 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
+#include "lanes.h"
 #include "vecmath.h"
 
 /* An operand's element type: bytes + 16 * (0 unsigned, 1 signed, 2 floating) + 64 if byte-swapped. */
@@ -51,8 +52,8 @@ typedef struct {
 } fl_call;
 
 /* What an instruction set's module exports: its drivers, for float and double. A driver does one
- * range; `scratch` is what fl_scratch_bytes asks for, aligned to 64 bytes. */
-typedef void (*fl_driver)(fl_call *, ptrdiff_t range, void *scratch);
+ * range, in a workspace of the calling thread's. */
+typedef void (*fl_driver)(fl_call *, ptrdiff_t range, fl_workspace *);
 typedef struct {
     fl_driver elementwise[2], rows[2], weigh[2];
 } fl_drivers;
@@ -172,9 +173,8 @@ FL_INLINE void fl_stream_fence(void) {
 FL_DEFINE_STORE(fl_store_f32, float, FL_F32)
 FL_DEFINE_STORE(fl_store_f64, double, FL_F64)
 
-/* rows x cols, a row `stride` bytes after the other, to columns FL_COLUMN elements apart; and back.
+/* rows x cols, a row `stride` bytes after the other, to columns FL_LANES elements apart; and back.
  * Square tiles in registers: element by element it would take three times as long. */
-enum { FL_COLUMN = 64 };
 #if defined(__SSE2__)
 #define FL_DEFINE_TRANSPOSE(T, SUFFIX, LOAD, STORE, V, SIDE, TRANSPOSE)                            \
     static __attribute__((unused)) void fl_to_columns_##SUFFIX(                                    \
@@ -188,16 +188,16 @@ enum { FL_COLUMN = 64 };
                     v[i] = LOAD((const T *)(row + i * stride) + c);                                \
                 TRANSPOSE(v);                                                                      \
                 for (int i = 0; i < SIDE; ++i)                                                     \
-                    STORE(dst + (c + i) * FL_COLUMN + r, v[i]);                                    \
+                    STORE(dst + (c + i) * FL_LANES + r, v[i]);                                    \
             }                                                                                      \
             for (; c < cols; ++c)                                                                  \
                 for (int i = 0; i < SIDE; ++i)                                                     \
-                    memcpy(dst + c * FL_COLUMN + r + i, (const T *)(row + i * stride) + c,         \
+                    memcpy(dst + c * FL_LANES + r + i, (const T *)(row + i * stride) + c,         \
                            sizeof(T));                                                             \
         }                                                                                          \
         for (; r < rows; ++r)                                                                      \
             for (c = 0; c < cols; ++c)                                                             \
-                memcpy(dst + c * FL_COLUMN + r, (const T *)(src + r * stride) + c, sizeof(T));     \
+                memcpy(dst + c * FL_LANES + r, (const T *)(src + r * stride) + c, sizeof(T));     \
     }                                                                                              \
     static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
         char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
@@ -207,18 +207,18 @@ enum { FL_COLUMN = 64 };
             for (c = 0; c + SIDE <= cols; c += SIDE) {                                             \
                 V v[SIDE];                                                                         \
                 for (int i = 0; i < SIDE; ++i)                                                     \
-                    v[i] = LOAD(src + (c + i) * FL_COLUMN + r);                                    \
+                    v[i] = LOAD(src + (c + i) * FL_LANES + r);                                    \
                 TRANSPOSE(v);                                                                      \
                 for (int i = 0; i < SIDE; ++i)                                                     \
                     STORE((T *)(row + i * stride) + c, v[i]);                                      \
             }                                                                                      \
             for (; c < cols; ++c)                                                                  \
                 for (int i = 0; i < SIDE; ++i)                                                     \
-                    memcpy((T *)(row + i * stride) + c, src + c * FL_COLUMN + r + i, sizeof(T));   \
+                    memcpy((T *)(row + i * stride) + c, src + c * FL_LANES + r + i, sizeof(T));   \
         }                                                                                          \
         for (; r < rows; ++r)                                                                      \
             for (c = 0; c < cols; ++c)                                                             \
-                memcpy((T *)(dst + r * stride) + c, src + c * FL_COLUMN + r, sizeof(T));           \
+                memcpy((T *)(dst + r * stride) + c, src + c * FL_LANES + r, sizeof(T));           \
     }
 #define FL_TRANSPOSE4(v) _MM_TRANSPOSE4_PS(v[0], v[1], v[2], v[3])
 #define FL_TRANSPOSE2(v)                                                                           \
@@ -235,13 +235,13 @@ FL_DEFINE_TRANSPOSE(double, f64, _mm_loadu_pd, _mm_storeu_pd, __m128d, 2, FL_TRA
         T *restrict dst, const char *src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
             for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
-                memcpy(dst + c * FL_COLUMN + r, (const T *)(src + r * stride) + c, sizeof(T));     \
+                memcpy(dst + c * FL_LANES + r, (const T *)(src + r * stride) + c, sizeof(T));     \
     }                                                                                              \
     static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
         char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
             for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
-                memcpy((T *)(dst + r * stride) + c, src + c * FL_COLUMN + r, sizeof(T));           \
+                memcpy((T *)(dst + r * stride) + c, src + c * FL_LANES + r, sizeof(T));           \
     }
 FL_DEFINE_TRANSPOSE(float, f32)
 FL_DEFINE_TRANSPOSE(double, f64)

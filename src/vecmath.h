@@ -24,12 +24,15 @@
 #define FL_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* exp(x) for x <= 0: exactly 0 only where the exact value rounds to 0, and right in the subnormals
- * (2^n is applied as 2^(n+64) 2^-64, so that the one rounding is the last product's). */
-FL_INLINE float fl_exp_nonpositive_f32(float x) {
+/* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product. Times
+ * FL_UNSCALE it is exp(x), right in the subnormals too, and exactly 0 only where the exact value
+ * rounds to 0. */
+#define FL_UNSCALE_f32 0x1p-64f
+#define FL_UNSCALE_f64 0x1p-128
+FL_INLINE float fl_exp_scaled_f32(float x) {
     const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer, in the low bits */
     x = x < -105.0f ? -105.0f : x;
-    float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic, scale;
+    float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic;
     float r = FL_FMAF(n, -9.0580006145e-06f, FL_FMAF(n, -6.9313812256e-01f, x));
     float q = 0.00138145991994656386f;
     q = FL_FMAF(q, r, 0.00836871687643830736f);
@@ -40,14 +43,14 @@ FL_INLINE float fl_exp_nonpositive_f32(float x) {
     uint32_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits = (bits << 23) + ((uint32_t)(127 + 64) << 23);
-    memcpy(&scale, &bits, sizeof bits);
-    return p * scale * 0x1p-64f;
+    memcpy(&t, &bits, sizeof bits);
+    return p * t;
 }
 
-FL_INLINE double fl_exp_nonpositive_f64(double x) {
+FL_INLINE double fl_exp_scaled_f64(double x) {
     const double magic = 6755399441055744.0; /* 1.5 2^52 */
     x = x < -746.0 ? -746.0 : x;
-    double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic, scale;
+    double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic;
     double r = FL_FMA(n, -1.90821492927058770002e-10, FL_FMA(n, -6.93147180369123816490e-01, x));
     double q = 2.0826625395547522767e-9;
     q = FL_FMA(q, r, 2.511203680886281106e-8);
@@ -64,8 +67,17 @@ FL_INLINE double fl_exp_nonpositive_f64(double x) {
     uint64_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits = (bits << 52) + ((uint64_t)(1023 + 128) << 52);
-    memcpy(&scale, &bits, sizeof bits);
-    return p * scale * 0x1p-128;
+    memcpy(&t, &bits, sizeof bits);
+    return p * t;
+}
+
+/* exp(x) for x <= 0. */
+FL_INLINE float fl_exp_nonpositive_f32(float x) {
+    return fl_exp_scaled_f32(x) * FL_UNSCALE_f32;
+}
+
+FL_INLINE double fl_exp_nonpositive_f64(double x) {
+    return fl_exp_scaled_f64(x) * FL_UNSCALE_f64;
 }
 
 /* log(1 + u) for u in [0, 1]: u - s (u - R), s = u / (2 + u), 2 atanh(s) = 2 s + s R. */

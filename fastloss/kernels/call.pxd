@@ -70,7 +70,12 @@ cdef extern from "call.h" nogil:
         int stored
         int bad
 
-    ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, void*) noexcept nogil
+    ctypedef struct fl_workspace:
+        double[BLOCK] pred, target, extra, weight, loss, grad, hess
+        double[LANES] top, factor, inverse, first, second, one_minus, scale
+        double[LANES] total, below, dot, mass
+
+    ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 
     ctypedef struct fl_drivers:
         fl_driver[2] elementwise
@@ -88,4 +93,3 @@ cdef extern from "call.h" nogil:
     void fl_from_columns_f32(char*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f64(char*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_stream_fence()
-    void prefetch "__builtin_prefetch"(const void*)

@@ -170,7 +170,7 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
                 w[i] *= class_weight
 
 
-cdef void weigh(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     # partial[index] = the sum of the weights; checks labels, and targets where `bounded`.
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin, n, i
     cdef T[BLOCK] w, y
@@ -204,21 +204,26 @@ cdef void weigh(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nog
 # ---- elementwise ----
 
 
-cdef void weigh_block(T* x, const T* w, Py_ssize_t n) noexcept nogil:
+cdef void weigh_block(T* x, const T* w, double scale, Py_ssize_t n) noexcept nogil:
+    # The product of weight and scale is in range where each may not be.
     cdef Py_ssize_t i
     for i in range(n):
-        x[i] = <T>0 if w[i] == 0 else x[i] * w[i]
+        x[i] = <T>0 if w[i] == 0 else x[i] * <T>(w[i] * scale)
 
 
-cdef void elementwise(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n
-    cdef T[BLOCK] z, y, a, w, loss, grad, hess
+    cdef T* w = <T*>ws.weight
+    cdef T* a = <T*>ws.extra
+    cdef T* loss = <T*>ws.loss
+    cdef T* grad = <T*>ws.grad
+    cdef T* hess = <T*>ws.hess
     cdef fl_elements b
     cdef Sum partial
     partial.high = partial.low = 0
     b.wide = T is double
     b.order = c.order
-    b.scale = c.scale
+    b.scale = 1 if c.weight.data or c.mask.data else c.scale
     b.knobs = c.knobs
     b.loss = loss
     b.grad = grad
@@ -230,8 +235,8 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexce
     for at from begin <= at < end by BLOCK:
         n = min(<Py_ssize_t>BLOCK, end - at)
         b.n = n
-        b.pred = read(z, &c.pred, at, n)
-        b.target = read(y, &c.target, at, n)
+        b.pred = read(<T*>ws.pred, &c.pred, at, n)
+        b.target = read(<T*>ws.target, &c.target, at, n)
         if c.extra.data:
             b.extra = read(a, &c.extra, at, n)
         if c.weight.data or c.mask.data:
@@ -239,11 +244,11 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexce
             if c.bounded and outside(c, <const T*>b.target, w, n):
                 c.bad = 1
             c.block(&b)
-            weigh_block(loss, w, n)
+            weigh_block(loss, w, 1, n)
             if c.grad.data:
-                weigh_block(grad, w, n)
+                weigh_block(grad, w, c.scale, n)
             if c.hess.data:
-                weigh_block(hess, w, n)
+                weigh_block(hess, w, c.scale, n)
         else:
             if c.bounded and outside(c, <const T*>b.target, <const T*>NULL, n):
                 c.bad = 1
@@ -400,60 +405,36 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
             u[i] = 0
 
 
-cdef void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
-    cdef Py_ssize_t i, l
-    cdef T[LANES] lane
-    for l in range(LANES):
-        lane[l] = top[l]
-    for i in range(steps):
-        for l in range(LANES):
-            lane[l] = z[i * LANES + l] if z[i * LANES + l] > lane[l] else lane[l]
-    for l in range(LANES):
-        top[l] = lane[l]
+cdef inline void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
+    if T is float:
+        fl_highest_f32(z, steps, top)
+    else:
+        fl_highest_f64(z, steps, top)
 
 
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
                               double* total, double* below, const char* ahead) noexcept nogil:
-    # e = exp(z - top); at most STEPS adds a lane in T, then double. below: of the e < 1 alone.
-    # Meanwhile the memory at `ahead`, the next to be read, is brought near: the processor's own
-    # prefetch stops at the end of a page, and there is no arithmetic to hide the wait behind.
-    cdef Py_ssize_t i, l
-    cdef T[LANES] lane, lower
-    cdef T x
-    for l in range(LANES):
-        lane[l] = lower[l] = 0
-    for i in range(steps):
-        if ahead != NULL:
-            for l from 0 <= l < <Py_ssize_t>(LANES * sizeof(T)) by 64:
-                prefetch(ahead + i * LANES * sizeof(T) + l)
-        for l in range(LANES):
-            x = exp_nonpositive(z[i * LANES + l] - top[l])
-            e[i * LANES + l] = x
-            lane[l] += x
-            if split:
-                lower[l] += x if x < 1 else <T>0
-    for l in range(LANES):
-        total[l] += lane[l]
-        if split:
-            below[l] += lower[l]
+    if T is float:
+        fl_exponentials_f32(split, e, z, steps, top, total, below, ahead)
+    else:
+        fl_exponentials_f64(split, e, z, steps, top, total, below, ahead)
 
 
-cdef void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
-                    double* dot, double* mass) noexcept nogil:
-    # sum u (top - z) and sum u; where u is 0 so is the product, also for z = -inf.
-    cdef Py_ssize_t i, l
-    cdef T[LANES] lane, lane_u
-    cdef T x
-    for l in range(LANES):
-        lane[l] = lane_u[l] = 0
-    for i in range(steps):
-        for l in range(LANES):
-            x = u[i * LANES + l]
-            lane_u[l] += x
-            lane[l] += <T>0 if x == 0 else x * (top[l] - z[i * LANES + l])
-    for l in range(LANES):
-        dot[l] += lane[l]
-        mass[l] += lane_u[l]
+cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
+                           double* dot, double* mass) noexcept nogil:
+    if T is float:
+        fl_distances_f32(z, u, steps, top, dot, mass)
+    else:
+        fl_distances_f64(z, u, steps, top, dot, mass)
+
+
+cdef inline void scaled(bint hessian, const T* e, Py_ssize_t steps, const T* factor,
+                        const T* inverse, const T* first, const T* second, const T* one_minus,
+                        T* grad, T* hess) noexcept nogil:
+    if T is float:
+        fl_scaled_f32(hessian, e, steps, factor, inverse, first, second, one_minus, grad, hess)
+    else:
+        fl_scaled_f64(hessian, e, steps, factor, inverse, first, second, one_minus, grad, hess)
 
 
 cdef inline double merged(double* lane) noexcept nogil:
@@ -485,17 +466,23 @@ cdef inline T greatest(const T* lane) noexcept nogil:
     return m[0] if m[0] > m[1] else m[1]
 
 
-cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
-                 T* e) noexcept nogil:
+cdef void reduce(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
+                 Py_ssize_t j, T* e) noexcept nogil:
     # The sums of a unit into s[j:]; e gets exp(z - top) where it is kept.
-    cdef T[BLOCK] block, other, u
-    cdef T[LANES] top
+    cdef T* block = <T*>ws.pred
+    cdef T* other = <T*>ws.loss
+    cdef T* u = <T*>ws.target
+    cdef T* top = <T*>ws.top
+    cdef double* total = ws.total
+    cdef double* below = ws.below
+    cdef double* dot = ws.dot
+    cdef double* mass = ws.mass
     cdef T m
-    cdef double[LANES] total, below, dot, mass
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, l
     cdef bint split = c.soft or c.smoothing != 0 or c.order == 2
     cdef bint soft = c.soft or c.smoothing != 0
-    cdef const T* z
+    cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
+    cdef const T* z = NULL
     cdef T* into
     cdef const char* ahead
     for l in range(LANES):
@@ -509,8 +496,7 @@ cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j
             dot[l] = mass[l] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j],
-                   e + step * LANES if c.lanes else block)
+        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
         highest(z, steps, top)
     if not c.lanes:
         m = greatest(top)
@@ -522,24 +508,13 @@ cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j
         top[l] = <T>0 if top[l] == -<T>INFINITY else top[l]
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        into = e + step * LANES if c.lanes or c.stored else other
-        if c.lanes:
-            if soft:
-                target_mass(c, row, n, step, steps, &s.y[j], u)
-                distances(into, u, steps, top, dot, mass)
-            # In place: the same pointer, or gcc takes its branch for overlapping arrays.
-            if split:
-                exponentials(True, into, into, steps, top, total, below, NULL)
-            else:
-                exponentials(False, into, into, steps, top, total, below, NULL)
-            continue
+        into = e + step * LANES if c.stored and c.order else other
         if all_steps > STEPS:  # else z is the one tile, as it was
             z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
         if soft:
             target_mass(c, row, n, step, steps, &s.y[j], u)
             distances(z, u, steps, top, dot, mass)
-        ahead = fl_row(&c.pred, row) + (step * LANES + c.classes) * c.pred.step if (
-            c.classes <= 4 * BLOCK) else NULL
+        ahead = NULL if c.lanes else fl_row(&c.pred, row) + (step * LANES + c.classes) * c.pred.step
         if split:
             exponentials(True, into, z, steps, top, total, below, ahead)
         else:
@@ -552,10 +527,10 @@ cdef void reduce(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j
             dot[0] = merged(dot)
             mass[0] = merged(mass)
     for l in range(n):
-        s.sum[j + l] = total[l]
-        if split:  # S - 1: what is below the maximum, and the other maxima
-            s.others[j + l] = below[l] + ((<Py_ssize_t>(total[l] - below[l] + 0.5)) - 1
-                                          if total[l] == total[l] else total[l])
+        s.sum[j + l] = total[l] * unscale
+        if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
+            below[l] *= unscale
+            s.others[j + l] = below[l] + (floor(s.sum[j + l] - below[l] + 0.5) - 1)
         if soft:
             s.dot[j + l] = dot[l]
             s.mass[j + l] = mass[l]
@@ -569,7 +544,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     if c.soft or c.smoothing != 0:
         for i in range(n):
             s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
-            if s.sum[i] == 0:
+            if s.top[i] == -INFINITY:
                 s.loss[i] = s.mass[i] = NAN
             s.first[i] = s.mass[i]
             s.second[i] = 0
@@ -589,27 +564,20 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     c.block(&b)
 
 
-cdef inline void scaled(bint hessian, const T* e, Py_ssize_t steps, const T* factor,
-                        const T* inverse, const T* first, const T* second, const T* one_minus,
-                        T* grad, T* hess) noexcept nogil:
-    # Of the loss f(d): f' q and q (f' (1 - q) + f'' q), with q = e / S.
-    cdef Py_ssize_t i, l
-    cdef T x, q
-    for i in range(steps):
-        for l in range(LANES):
-            x = e[i * LANES + l]
-            grad[i * LANES + l] = x * factor[l]
-            if hessian:
-                q = x * inverse[l]
-                hess[i * LANES + l] = q * (
-                    first[l] * (one_minus[l] if x == 1 else 1 - q) + second[l] * q)
-
-
-cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
-                const T* e) noexcept nogil:
-    cdef T[BLOCK] block, other, u, grad, hess
-    cdef T[LANES] top, factor, inverse, first, second, one_minus, scale
-    cdef double[LANES] total, below
+cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
+                Py_ssize_t j, const T* e) noexcept nogil:
+    cdef T* block = <T*>ws.pred
+    cdef T* other = <T*>ws.loss
+    cdef T* u = <T*>ws.target
+    cdef T* grad = <T*>ws.grad
+    cdef T* hess = <T*>ws.hess
+    cdef T* top = <T*>ws.top
+    cdef T* factor = <T*>ws.factor
+    cdef T* inverse = <T*>ws.inverse
+    cdef T* first = <T*>ws.first
+    cdef T* second = <T*>ws.second
+    cdef T* one_minus = <T*>ws.one_minus
+    cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, l, col, cols, lanes
     cdef bint soft = c.soft or c.smoothing != 0
     cdef double weight, over
@@ -618,7 +586,7 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
     for l in range(lanes):
         i = j + l
         weight = s.w[i] * c.scale
-        over = 1 / s.sum[i] if s.sum[i] > 0 else 0
+        over = 1 / s.sum[i] if s.sum[i] > 0 and s.top[i] != -INFINITY else 0
         top[l] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
         scale[l] = <T>weight
         factor[l] = <T>(s.first[i] * weight * over)
@@ -636,11 +604,11 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
         one_minus[l] = one_minus[0]
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        if c.lanes or c.stored:
+        if c.stored:
             x = e + step * LANES
         else:
-            x = logits(c, row, n, step, steps, &s.y[j], total, block)
-            exponentials(False, other, x, steps, top, total, below, NULL)
+            x = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
+            exponentials(False, other, x, steps, top, ws.total, ws.below, NULL)
             x = other
         if c.order == 2:
             scaled(True, x, steps, factor, inverse, first, second, one_minus, grad, hess)
@@ -658,7 +626,7 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
                     for i in range(steps):
                         grad[i * LANES + l] = hess[i * LANES + l] = 0
                 elif not soft and 0 <= k < steps:
-                    grad[k * LANES + l] = <T>(-s.first[j + l] * s.w[j + l] * c.scale)
+                    grad[k * LANES + l] = <T>(0 - s.first[j + l] * s.w[j + l] * c.scale)
                     hess[k * LANES + l] = second[l]
             if c.grad.data:
                 store_lanes(&c.grad, grad, row, n, step, steps)
@@ -669,7 +637,7 @@ cdef void write(fl_call* c, Py_ssize_t row, Py_ssize_t n, Rows* s, Py_ssize_t j,
         cols = min(steps * LANES, c.classes - col)
         k = s.y[j] - col
         if not soft and 0 <= k < cols:
-            grad[k] = <T>(-s.first[j] * s.w[j] * c.scale)
+            grad[k] = <T>(0 - s.first[j] * s.w[j] * c.scale)
             hess[k] = second[0]
         if c.grad.data:
             store_columns(&c.grad, grad, row, col, cols, c.stream)
@@ -695,10 +663,10 @@ cdef void write_zeros(fl_call* c, Py_ssize_t row, T tag) noexcept nogil:
                           c.stream)
 
 
-cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogil:
+cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, j
     cdef Py_ssize_t unit = steps_of(c) * LANES if c.stored else 0
-    cdef T* e = <T*>scratch
+    cdef T* e = <T*>(ws + 1)
     cdef T[LANES] loss
     cdef Rows s
     cdef Sum partial
@@ -708,11 +676,11 @@ cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogi
         n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, n, tag)
         if c.lanes:
-            reduce(c, at, n, &s, 0, e)
+            reduce(c, ws, at, n, &s, 0, e)
         else:
             for j in range(n):
                 if s.w[j] != 0:
-                    reduce(c, at + j, 1, &s, j, e + j * unit)
+                    reduce(c, ws, at + j, 1, &s, j, e + j * unit)
         for j in range(n):
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
@@ -726,11 +694,11 @@ cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogi
             scatter(&c.loss, loss, at, n, False)
         if c.grad.data or c.hess.data:
             if c.lanes:
-                write(c, at, n, &s, 0, e)
+                write(c, ws, at, n, &s, 0, e)
             else:
                 for j in range(n):
                     if s.w[j] != 0:
-                        write(c, at + j, 1, &s, j, e + j * unit)
+                        write(c, ws, at + j, 1, &s, j, e + j * unit)
                     else:
                         write_zeros(c, at + j, tag)
         at += n
@@ -741,28 +709,28 @@ cdef void rows(fl_call* c, Py_ssize_t index, void* scratch, T tag) noexcept nogi
 
 # ---- the module's table ----
 
-cdef void elementwise_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    elementwise(c, r, scratch, <float>0)
+cdef void elementwise_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    elementwise(c, r, ws, <float>0)
 
 
-cdef void elementwise_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    elementwise(c, r, scratch, <double>0)
+cdef void elementwise_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    elementwise(c, r, ws, <double>0)
 
 
-cdef void rows_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    rows(c, r, scratch, <float>0)
+cdef void rows_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    rows(c, r, ws, <float>0)
 
 
-cdef void rows_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    rows(c, r, scratch, <double>0)
+cdef void rows_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    rows(c, r, ws, <double>0)
 
 
-cdef void weigh_f32(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    weigh(c, r, scratch, <float>0)
+cdef void weigh_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    weigh(c, r, ws, <float>0)
 
 
-cdef void weigh_f64(fl_call* c, Py_ssize_t r, void* scratch) noexcept nogil:
-    weigh(c, r, scratch, <double>0)
+cdef void weigh_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    weigh(c, r, ws, <double>0)
 
 
 cdef fl_drivers table

@@ -6,6 +6,8 @@ ctypedef fused T:
     double
 
 cdef extern from "vecmath.h" nogil:
+    double FL_UNSCALE_f32
+    double FL_UNSCALE_f64
     float fl_exp_nonpositive_f32(float)
     double fl_exp_nonpositive_f64(double)
     float fl_log1p_unit_f32(float)
@@ -14,6 +16,20 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_f64(double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
+
+cdef extern from "lanes.h" nogil:
+    void fl_highest_f32(const float*, Py_ssize_t, float*)
+    void fl_highest_f64(const double*, Py_ssize_t, double*)
+    void fl_exponentials_f32(bint, float*, const float*, Py_ssize_t, const float*,
+                             double*, double*, const char*)
+    void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*,
+                             double*, double*, const char*)
+    void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*)
+    void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
+    void fl_scaled_f32(bint, const float*, Py_ssize_t, const float*, const float*, const float*,
+                       const float*, const float*, float*, float*)
+    void fl_scaled_f64(bint, const double*, Py_ssize_t, const double*, const double*, const double*,
+                       const double*, const double*, double*, double*)
 
 
 cdef inline T exp_nonpositive(T x) noexcept nogil:

@@ -1,0 +1,94 @@
+/* The loops over rows of classes: `steps` steps (16 at most) of FL_LANES independent lanes.
+ *
+ * In C for the sake of `restrict`: without it gcc checks for overlap at every step and keeps nothing
+ * in registers, which costs a third of the time. A lane is a column of one row or one of many rows;
+ * lanes are merged by the drivers (fastloss/kernels/drivers.pxi), always in one order.
+ */
+#ifndef FASTLOSS_LANES_H
+#define FASTLOSS_LANES_H
+
+#include <stddef.h>
+#include "vecmath.h"
+
+enum { FL_LANES = 64, FL_BLOCK = 16 * FL_LANES };
+
+/* What a thread works in: a block of each operand, and the lanes of a unit of rows. Room for
+ * doubles; aligned, since vectors that straddle two cache lines cost another third of the time. */
+typedef struct {
+    __attribute__((aligned(64))) double pred[FL_BLOCK], target[FL_BLOCK], extra[FL_BLOCK];
+    double weight[FL_BLOCK], loss[FL_BLOCK], grad[FL_BLOCK], hess[FL_BLOCK];
+    double top[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
+    double second[FL_LANES], one_minus[FL_LANES], scale[FL_LANES];
+    double total[FL_LANES], below[FL_LANES], dot[FL_LANES], mass[FL_LANES];
+} fl_workspace; /* the exponentials of a group of rows follow */
+
+#define FL_DEFINE_LANES(T, S)                                                                      \
+    FL_INLINE void fl_highest_##S(const T *restrict z, ptrdiff_t steps, T *restrict top) {         \
+        T lane[FL_LANES];                                                                          \
+        memcpy(lane, top, sizeof lane);                                                            \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                lane[l] = z[l] > lane[l] ? z[l] : lane[l];                                         \
+        memcpy(top, lane, sizeof lane);                                                            \
+    }                                                                                              \
+    /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in    \
+     * the same unit. Meanwhile the memory at                                                      \
+     * `ahead`, the next to be read, is brought near: the processor's own prefetch stops at the    \
+     * end of a page, and the copy that reads it has no arithmetic to hide the wait behind. */     \
+    FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
+                                       ptrdiff_t steps, const T *restrict top,                     \
+                                       double *restrict total, double *restrict below,             \
+                                       const char *ahead) {                                        \
+        T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                             \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, e += FL_LANES) {                      \
+            if (ahead)                                                                             \
+                for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                              \
+                    __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b);              \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T x = fl_exp_scaled_##S(z[l] - top[l]);                                       \
+                e[l] = x;                                                                          \
+                lane[l] += x;                                                                      \
+                if (split)                                                                         \
+                    lower[l] += x < 1 / FL_UNSCALE_##S ? x : 0;                                    \
+            }                                                                                      \
+        }                                                                                          \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            total[l] += lane[l];                                                                   \
+        if (split)                                                                                 \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                below[l] += lower[l];                                                              \
+    }                                                                                              \
+    /* sum u (top - z) and sum u; where u is 0 so is the product, also for z = -inf. */            \
+    FL_INLINE void fl_distances_##S(const T *restrict z, const T *restrict u, ptrdiff_t steps,     \
+                                    const T *restrict top, double *restrict dot,                   \
+                                    double *restrict mass) {                                       \
+        T lane[FL_LANES] = {0}, lane_u[FL_LANES] = {0};                                            \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, u += FL_LANES)                        \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                lane_u[l] += u[l];                                                                 \
+                lane[l] += u[l] == 0 ? 0 : u[l] * (top[l] - z[l]);                                 \
+            }                                                                                      \
+        for (int l = 0; l < FL_LANES; ++l) {                                                       \
+            dot[l] += lane[l];                                                                     \
+            mass[l] += lane_u[l];                                                                  \
+        }                                                                                          \
+    }                                                                                              \
+    /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
+     * given, since it would cancel. */                                                            \
+    FL_INLINE void fl_scaled_##S(int hessian, const T *restrict e, ptrdiff_t steps,                \
+                                 const T *restrict factor, const T *restrict inverse,              \
+                                 const T *restrict first, const T *restrict second,                \
+                                 const T *restrict one_minus, T *restrict grad,                    \
+                                 T *restrict hess) {                                               \
+        for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T x = e[l] * FL_UNSCALE_##S, q = x * inverse[l];                                   \
+                grad[l] = x * factor[l];                                                           \
+                if (hessian)                                                                       \
+                    hess[l] = q * (first[l] * (x == 1 ? one_minus[l] : 1 - q) + second[l] * q);    \
+            }                                                                                      \
+    }
+FL_DEFINE_LANES(float, f32)
+FL_DEFINE_LANES(double, f64)
+
+#endif

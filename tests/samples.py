@@ -1,0 +1,158 @@
+"""Inputs for any loss, and what the contract says must come back.
+
+Both are made from the loss's declaration alone (kind, domain, knobs, naive formula), so a test that
+uses them covers the next loss the day it is declared. `expected` spells out weights, masks and
+reductions in plain NumPy, with derivatives by central differences: good to six digits, which tells
+a wrong rule from a right one. How right the digits are is the oracle's question, not this module's.
+"""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+
+LOSSES = list(fl.losses().values())
+METHODS = {  # what each method returns, in order: l(oss), g(radient), h(essian)
+    "__call__": "l",
+    "value_and_grad": "lg",
+    "grad": "g",
+    "grad_and_hess": "gh",
+    "value_grad_hess": "lgh",
+}
+CLASSES = 4
+# Knob settings worth a test beside the defaults.
+KNOBS = {
+    "huber_loss": [{"delta": 0.3}, {"delta": 5}],
+    "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
+    "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
+    "cross_entropy": [
+        {"class_weight": [1.0, 0.5, 2.0, 0.25]},
+        {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
+    ],
+}
+
+every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
+every_elementwise = pytest.mark.parametrize(
+    "loss", [loss for loss in LOSSES if loss.kind == "elementwise"], ids=lambda loss: loss.name
+)
+every_method = pytest.mark.parametrize("method", METHODS)
+every_setting = pytest.mark.parametrize(
+    ("loss", "knobs"),
+    [
+        pytest.param(loss, knobs, id=f"{loss.name}-{','.join(knobs) or 'defaults'}")
+        for loss in LOSSES
+        for knobs in [{}, *KNOBS.get(loss.name, [])]
+    ],
+)
+
+
+def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, seed=0):
+    """`pred` and a valid `target`; `shape` is that of the per-sample loss."""
+    rng = np.random.default_rng(seed)
+    if loss.kind == "rows":
+        pred = (2 * rng.standard_normal((*shape, classes))).astype(dtype)
+        if soft:
+            return pred, rng.dirichlet(np.ones(classes), shape).astype(dtype)
+        return pred, rng.integers(classes, size=shape)
+    low, high = loss.domain.low, loss.domain.high
+    if loss.domain.ends_only:
+        target = rng.choice([low, high], shape)
+    elif np.isfinite(low) and np.isfinite(high):
+        target = rng.uniform(low, high, shape)
+    elif np.isfinite(low):
+        target = low + rng.exponential(size=shape)
+    else:
+        target = rng.standard_normal(shape)
+    return (2 * rng.standard_normal(shape)).astype(dtype), target.astype(dtype)
+
+
+def naive(loss, pred, target, **knobs):
+    """The unweighted loss of every sample, by the declaration's own formula."""
+    knobs = {name: knob.default for name, knob in loss.knobs.items()} | knobs
+    if loss.kind == "elementwise":
+        return loss.naive(np, pred, target, **knobs)
+    axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
+    soft = np.ndim(target) == np.ndim(pred)
+    rows = np.moveaxis(pred, axis, -1)
+    target = np.moveaxis(target, axis, -1) if soft else np.asarray(target)
+    loss_of = np.zeros(rows.shape[:-1], rows.dtype)
+    for i in np.ndindex(loss_of.shape):
+        if soft or target[i] != ignored:
+            loss_of[i] = loss.naive(np, rows[i], target[i], **knobs)
+    return loss_of
+
+
+def derivatives(loss, pred, target, **knobs):
+    """Loss, gradient and Hessian diagonal of every sample, by central differences of `naive`."""
+    pred = np.asarray(pred, np.longdouble)
+    h = np.finfo(pred.dtype).eps ** 0.25
+    value = naive(loss, pred, target, **knobs)
+    step, grad, hess = np.zeros((3, *pred.shape), pred.dtype)
+    # Of a row one logit is moved at a time; elements all at once, as each has a loss of its own.
+    axis = knobs.get("axis", -1)
+    views = [
+        np.moveaxis(a, axis, 0) if loss.kind == "rows" else a[None] for a in (step, grad, hess)
+    ]
+    for moved, g, c in zip(*views, strict=True):
+        moved[...] = h
+        up, down = (naive(loss, z, target, **knobs) for z in (pred + step, pred - step))
+        moved[...] = 0
+        g[...] = (up - down) / (2 * h)
+        c[...] = (up - 2 * value + down) / h**2
+    return value, grad, hess
+
+
+def expected(
+    loss, pred, target, *, sample_weight=None, mask=None, reduction="mean", normalizer=None, **knobs
+):
+    """`{"l": loss, "g": gradient, "h": Hessian, "n": the mean's denominator}` by the contract."""
+    value, grad, hess = derivatives(loss, pred, target, **knobs)
+    weight = np.ones(value.shape)
+    for given in (sample_weight, mask):
+        if given is not None:
+            given = np.asarray(given, float)
+            weight = weight * given.reshape(given.shape + (1,) * (value.ndim - given.ndim))
+    if loss.kind == "rows" and np.ndim(target) < np.ndim(pred):
+        weight = np.where(target == knobs.get("ignore_index"), 0.0, weight)
+        by_class = knobs.get("class_weight")
+        of_class = 1.0 if by_class is None else np.take(by_class, target, mode="clip")
+        total = np.sum(weight * of_class)
+    else:
+        total = np.sum(weight)
+    scale = {
+        "mean": 1 / normalizer if normalizer else (1 / total if total else np.nan),
+        "batchmean": 1 / len(pred) if len(pred) else np.nan,
+    }.get(reduction, 1.0)
+    spread = weight if loss.kind == "elementwise" else np.expand_dims(weight, knobs.get("axis", -1))
+    value, grad, hess = (
+        np.where(w == 0, 0, w * part)
+        for w, part in ((weight, value), (spread, grad), (spread, hess))
+    )
+    if reduction != "none":
+        value = np.sum(value) * scale
+    scale = np.nan_to_num(scale)  # nothing kept: the mean is nan and every gradient 0
+    return {"l": value, "g": grad * scale, "h": hess * scale, "n": total}
+
+
+def results(loss, method, *args, **kwargs):
+    """What a method returns as `{"l": ..., "g": ..., "h": ...}`, whichever it has."""
+    returned = getattr(loss, method)(*args, **kwargs)
+    names = METHODS[method]
+    return dict(zip(names, returned if len(names) > 1 else (returned,), strict=True))
+
+
+def run_python(code, *, timeout=120, **env):
+    """Run `code` in a new interpreter, in which every warning is an error; return its output."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-W", "error", "-c", code],
+        env=os.environ | {"FASTLOSS_NUM_THREADS": ""} | env,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+    assert (done.returncode, done.stderr[-3000:]) == (0, "")
+    return done.stdout.strip()

@@ -1,0 +1,94 @@
+"""Beyond the arrays it returns a call takes at most 1 MiB per thread, whatever comes in.
+
+Measured in a process of its own as the growth of the peak resident set, which Linux lets a process
+reset, so a copy of the input that lives for a moment is seen too; with a fixed threshold malloc
+maps and unmaps every such copy, so none hides in memory freed before.
+"""
+
+import json
+import sys
+
+import pytest
+
+from samples import run_python
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resets /proc/self peak memory")
+
+MEASURE = """
+import json, re
+from pathlib import Path
+import numpy as np
+import fastloss as fl
+
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+
+def growth(loss, *args, **kwargs):
+    Path("/proc/self/clear_refs").write_text("5")
+    before = status("VmRSS")
+    returned = loss.value_and_grad(*args, **kwargs)
+    own = returned[1].nbytes if kwargs.get("out") is None else 0
+    own += getattr(returned[0], "nbytes", 0)
+    return (status("VmHWM") - before - own) / kwargs.get("num_threads", 1)
+
+n = 4_000_000
+f4, f8, rng = np.float32, np.float64, np.random.default_rng(0)
+x, y = rng.random((2, n), f4)
+w = rng.random(n, f4)
+wide, soft = rng.random((2, 64, 50257), f4)
+few, labels = rng.random((n // 4, 3), f4), rng.integers(3, size=n // 4)
+huge = rng.random((8, 300_000), f4)
+bce, ce = fl.binary_cross_entropy_with_logits, fl.cross_entropy
+wide_labels = np.arange(64)
+for loss, data in ((bce, (x, y)), (ce, (few, labels)), (ce, (few, few))):
+    for threads in (1, 2):  # the threads themselves, and code pages that the first use brings in
+        loss.value_grad_hess(*data, num_threads=threads)
+        loss.value_and_grad(data[0][::2], data[1][::2], num_threads=threads)
+cases = {
+    "contiguous": (bce, (x, y), {}),
+    "two threads": (bce, (x, y), {"num_threads": 2}),
+    "strided": (bce, (x[::2], y[1::2]), {}),
+    "reversed": (bce, (x[::-1], y), {}),
+    "transposed": (bce, (x.reshape(2000, 2000).T, y.reshape(2000, 2000)), {}),
+    "byte-swapped": (bce, (x.astype(">f4"), y), {}),
+    "integer pred": (fl.mse_loss, ((9 * x).astype(int), y), {}),
+    "target of another dtype": (bce, (x, y.astype(f8)), {}),
+    "broadcast target": (bce, (x, np.broadcast_to(f4(1), n)), {}),
+    "weights": (bce, (x, y), {"sample_weight": w}),
+    "strided weights": (bce, (x[::2], y[::2]), {"sample_weight": w[::2]}),
+    "weights of another dtype": (bce, (x, y), {"sample_weight": (9 * w).astype(int)}),
+    "mask": (bce, (x, y), {"mask": w > 0.5}),
+    "mask and weights": (bce, (x, y), {"mask": w > 0.5, "sample_weight": w}),
+    "per-sample loss": (bce, (x, y), {"reduction": "none"}),
+    "in place": (bce, (x, y), {"out": x}),
+    "in place, strided": (bce, (x[::2], y[::2]), {"out": x[::2]}),
+    "out of another dtype": (bce, (x, y), {"out": np.ones(n)}),
+    "short rows": (ce, (few, labels), {}),
+    "short rows, uint8 labels": (ce, (few, labels.astype("u1")), {"num_threads": 2}),
+    "short rows, weighted": (ce, (few, labels), {"sample_weight": w[: n // 4]}),
+    "short rows, ignored": (ce, (few, labels), {"ignore_index": 1}),
+    "short rows, class weights": (ce, (few, labels), {"class_weight": [1.0, 2.0, 3.0]}),
+    "short rows, first axis": (ce, (few.reshape(3, -1), labels), {"axis": 0}),
+    "short rows, strided labels": (ce, (few[::2], labels[::2]), {}),
+    "short rows, byte-swapped": (ce, (few.astype(">f4"), labels.astype(">i8")), {}),
+    "short rows, integers": (ce, ((9 * few).astype("i2"), labels), {}),
+    "50257 classes": (ce, (wide, wide_labels), {"num_threads": 2}),
+    "50257 classes, smoothed": (ce, (wide, wide_labels), {"label_smoothing": 0.1}),
+    "50257 classes, soft": (ce, (wide, soft), {}),
+    "50257 classes, soft float64": (ce, (wide, soft.astype(f8)), {}),
+    "50257 classes, strided": (ce, (wide[:, ::2], wide_labels), {}),
+    "50257 classes, byte-swapped": (ce, (wide.astype(">f4"), wide_labels), {}),
+    "50257 classes, first axis": (ce, (wide.T, wide_labels), {"axis": 0}),
+    "50257 classes, in place": (ce, (wide, wide_labels), {"out": wide}),
+    "300000 classes": (ce, (huge, np.arange(8)), {}),
+    "300000 classes, float64 strided": (ce, (huge.astype(f8)[:, ::2], np.arange(8)), {}),
+    "300000 classes, weights": (ce, (huge, np.arange(8)), {"class_weight": huge[0] + 0.5}),
+}
+print(json.dumps({k: growth(f, *a, **{"num_threads": 1} | kw) for k, (f, a, kw) in cases.items()}))
+"""
+
+
+def test_memory_beyond_the_results():
+    grown = json.loads(run_python(MEASURE, MALLOC_MMAP_THRESHOLD_="65536"))
+    too_much = {case: f"{grew / 2**20:.2f} MiB" for case, grew in grown.items() if grew > 2**20}
+    assert len(grown) > 30 and not too_much

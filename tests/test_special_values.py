@@ -1,0 +1,323 @@
+"""nan, inf, empty and masked input: exact results, and never a warning, an error or a spill.
+
+A nan of any payload or sign gives nan; what is masked gives exact zeros whatever it holds.
+"""
+
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastloss as fl
+from samples import METHODS, every_elementwise, every_loss, every_method, inputs, results
+
+NANS = {
+    np.float32: [0x7FC00000, 0x7FC00001, 0x7FFFFFFF, 0x7F800001, 0xFFC00000, 0xFFFFFFFF],
+    np.float64: [0x7FF8 << 48, 0x7FF00000000007A2, (1 << 63) - 1, 0x7FF << 52 | 1, 0xFFF8 << 48],
+}
+every_nan = pytest.mark.parametrize(
+    "nan",
+    [
+        pytest.param(np.array(bits, f"u{dtype().itemsize}").view(dtype), id=hex(bits))
+        for dtype, all_bits in NANS.items()
+        for bits in all_bits
+    ],
+)
+infinities = pytest.mark.parametrize("dtype", [np.float32, np.float64])
+inf = np.inf
+
+
+@pytest.fixture(autouse=True)
+def nothing_warns():
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        yield
+
+
+def put(array, index, nan):
+    """Assign the very bits (an assignment of floats may quieten a signalling nan)."""
+    array.view(f"u{array.itemsize}")[index] = nan.view(f"u{array.itemsize}")
+
+
+@every_loss
+@every_nan
+@pytest.mark.parametrize("classes", [3, 100])
+def test_a_nan_prediction_is_nan_in_its_sample_alone(loss, nan, classes):
+    pred, target = inputs(loss, (70,), nan.dtype, classes)
+    clean = loss.value_grad_hess(pred, target, reduction="none")
+    put(pred, (41, 1) if loss.kind == "rows" else 41, nan)
+    dirty = loss.value_grad_hess(pred, target, reduction="none")
+    others = np.arange(70) != 41
+    for a, b in zip(dirty, clean, strict=True):
+        assert_array_equal(a[others], b[others])
+    assert np.isnan(dirty[0][41]) and np.isnan(dirty[1][41]).all()
+    # A second derivative that no logit enters (a parabola's) has no nan to show.
+    if not np.isin(clean[2], [0, 1, 2]).all():
+        assert np.isnan(dirty[2][41]).all()
+    for reduction in ("mean", "sum", "batchmean"):
+        assert np.isnan(loss(pred, target, reduction=reduction))
+
+
+@every_elementwise
+@every_nan
+def test_a_nan_target_is_not_out_of_domain(loss, nan):
+    pred, target = inputs(loss, (70,), nan.dtype)
+    put(target, 41, nan)
+    value, grad, _ = loss.value_grad_hess(pred, target, reduction="none")
+    for array in (value, grad):
+        assert_array_equal(np.isnan(array), np.arange(70) == 41)
+
+
+@every_nan
+@pytest.mark.parametrize("classes", [3, 100])
+def test_a_nan_probability_is_nan_in_its_row(nan, classes):
+    pred, soft = inputs(fl.cross_entropy, (70,), nan.dtype, classes, soft=True)
+    put(soft, (41, 1), nan)
+    value, grad, _ = fl.cross_entropy.value_grad_hess(pred, soft, reduction="none")
+    assert_array_equal(np.isnan(value), np.arange(70) == 41)
+    assert np.isnan(grad[41, 1]) and not np.isnan(np.delete(grad, 41, 0)).any()
+
+
+@every_loss
+@every_method
+@every_nan
+def test_masked_garbage_is_neither_read_nor_checked(loss, method, nan):
+    pred, target = inputs(loss, (70,), nan.dtype)
+    keep = np.arange(70) % 3 > 0
+    dirty, garbage = pred.copy(), target.copy()
+    dirty[~keep] = [[inf], [-inf], [3e38]] * 8 if loss.kind == "rows" else [inf, -inf, 3e38] * 8
+    put(dirty, (slice(0, 60, 3), ...), nan)
+    if loss.kind == "rows":
+        garbage[~keep] = [-100, 2**62, -1] * 8
+    else:
+        garbage[~keep] = [inf, -5.0, 7.5] * 8
+        put(garbage, slice(30, 60, 3), nan)
+    ways = [{"mask": keep}, {"sample_weight": keep.astype(pred.dtype)}]
+    for options in ways:
+        for reduction in ("mean", "batchmean", "sum", "none"):
+            options["reduction"] = reduction
+            want = results(loss, method, pred, target, **options)
+            got = results(loss, method, dirty, garbage, **options)
+            for name in want:
+                assert_array_equal(got[name], want[name])
+                if np.ndim(got[name]):
+                    assert not got[name][~keep].any()
+
+
+@every_loss
+@every_nan
+def test_weights_that_cancel_leave_no_nan(loss, nan):
+    pred, target = inputs(loss, (2,), nan.dtype)
+    put(pred, (1, ...), nan)
+    for bad in (pred, np.where(np.isnan(pred), inf, pred)):
+        value, grad, hess = loss.value_grad_hess(bad, target, sample_weight=[1.0, -1.0])
+        assert np.isnan(value) and not grad.any() and not hess.any()
+
+
+@every_loss
+def test_a_masked_row_of_a_matrix(loss):
+    pred, target = inputs(loss, (6, 5))
+    pred[2] = np.nan
+    keep = np.arange(6) != 2
+    value, grad = loss.value_and_grad(pred, target, mask=keep)
+    assert_allclose(value, loss(pred[keep], target[keep]), 1e-14)
+    assert not grad[2].any() and np.isfinite(grad).all()
+
+
+@every_loss
+@pytest.mark.parametrize("shape", [(0,), (0, 5), (5, 0), (2, 0, 3)])
+def test_empty(loss, shape):
+    pred, target = inputs(loss, shape)
+    for method in METHODS:
+        for reduction, value in (("mean", np.nan), ("sum", 0.0), ("none", np.zeros(shape))):
+            got = results(loss, method, pred, target, reduction=reduction)
+            assert_array_equal(got.pop("l", value), value)
+            for array in got.values():
+                assert array.shape == pred.shape
+    assert loss.normalizer(pred, target) == 0
+
+
+@infinities
+def test_squared_error_of_infinities(dtype):
+    pred = np.array([inf, -inf, inf, 1e30, 1.0], dtype)
+    target = np.array([0, 0, inf, -inf, 1.0], dtype)
+    value, grad = fl.mse_loss.value_and_grad(pred, target, reduction="none")
+    assert_array_equal(value, np.array([inf, inf, np.nan, inf, 0], dtype))
+    assert_array_equal(grad, np.array([inf, -inf, np.nan, inf, 0], dtype))
+
+
+@infinities
+def test_huber_of_infinities(dtype):
+    pred = np.array([inf, -inf, inf, 1e30], dtype)
+    target = np.array([0, 0, inf, -inf], dtype)
+    value, grad, hess = fl.huber_loss.value_grad_hess(pred, target, delta=2.0, reduction="none")
+    assert_array_equal(value, np.array([inf, inf, np.nan, inf], dtype))
+    assert_array_equal(grad, np.array([2, -2, np.nan, 2], dtype))
+    assert not hess[[0, 1, 3]].any()
+
+
+@infinities
+def test_huber_at_the_kink(dtype):
+    pred = np.array([-1, -1, 0, 1, 1], dtype) * dtype(0.5)
+    pred[0] = np.nextafter(pred[0], dtype(-1))
+    pred[4] = np.nextafter(pred[4], dtype(1))
+    zero = np.zeros(5, dtype)
+    _, grad, hess = fl.huber_loss.value_grad_hess(pred, zero, delta=0.5, reduction="none")
+    assert_array_equal(grad, np.array([-0.5, -0.5, 0, 0.5, 0.5], dtype))
+    assert_array_equal(hess, np.array([0, 1, 1, 1, 0], dtype))  # |e| <= delta holds the equality
+
+
+@infinities
+@pytest.mark.parametrize(
+    "loss", [fl.binary_cross_entropy_with_logits, fl.sigmoid_focal_loss.bind(alpha=None, gamma=0)]
+)
+def test_logits_of_infinity(dtype, loss):
+    pred = np.array([inf, -inf, inf, -inf], dtype)
+    target = np.array([0, 1, 1, 0], dtype)
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    assert_array_equal(value, np.array([inf, inf, 0, 0], dtype))
+    assert_array_equal(grad, np.array([1, -1, 0, 0], dtype))
+    assert not hess.any()
+
+
+@infinities
+def test_a_confident_focal_loss_vanishes(dtype):
+    pred = np.array([inf, -inf, 1e4, -1e4], dtype)
+    target = np.array([1, 0, 1, 0], dtype)
+    for array in fl.sigmoid_focal_loss.value_grad_hess(pred, target, reduction="none"):
+        assert not array.any()
+
+
+# Rows
+
+every_width = pytest.mark.parametrize("classes", [2, 3, 10, 65, 5000])
+
+
+@infinities
+@every_width
+def test_a_class_at_minus_infinity_is_not_there(dtype, classes):
+    pred, target = inputs(fl.cross_entropy, (20,), dtype, classes)
+    wide = np.insert(pred, 1, -inf, axis=1)
+    want = fl.cross_entropy.value_grad_hess(pred, target, reduction="none")
+    got = fl.cross_entropy.value_grad_hess(wide, target + (target >= 1), reduction="none")
+    assert_allclose(got[0], want[0], 1e-6)
+    for a, b in zip(got[1:], want[1:], strict=True):
+        assert not a[:, 1].any()  # exactly 0
+        assert_allclose(np.delete(a, 1, 1), b, 1e-5, 1e-12)
+
+
+@infinities
+@every_width
+def test_a_label_at_minus_infinity(dtype, classes):
+    pred, target = inputs(fl.cross_entropy, (20,), dtype, classes)
+    rows = np.arange(20)
+    pred[rows, target] = -inf
+    value, grad = fl.cross_entropy.value_and_grad(pred, target, reduction="none")
+    assert_array_equal(value, np.full(20, inf))
+    assert_array_equal(grad[rows, target], np.full(20, -1))
+    assert_allclose(grad.sum(1), 0, atol=1e-5)
+
+
+@infinities
+@every_width
+def test_smoothing_puts_mass_on_minus_infinity(dtype, classes):
+    pred, target = inputs(fl.cross_entropy, (20,), dtype, classes)
+    target[:] = 0
+    pred[:, 1] = -inf
+    value, grad = fl.cross_entropy.value_and_grad(
+        pred, target, label_smoothing=0.5, reduction="none"
+    )
+    assert_array_equal(value, np.full(20, inf))
+    assert_allclose(grad[:, 1], -0.5 / classes, 1e-6)
+    assert np.isfinite(grad).all()
+
+
+@infinities
+@every_width
+def test_probability_on_minus_infinity(dtype, classes):
+    pred, soft = inputs(fl.cross_entropy, (20,), dtype, classes, soft=True)
+    pred[:, 1] = -inf
+    soft[:10, 1] = 0  # 0 log 0 = 0
+    value, grad = fl.cross_entropy.value_and_grad(pred, soft, reduction="none")
+    assert_array_equal(value == inf, np.arange(20) >= 10)
+    assert_array_equal(grad[:, 1], -soft[:, 1])
+    assert np.isfinite(grad).all() and not np.isnan(value).any()
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("row", [[inf], [-inf], [inf, -inf]], ids=["+inf", "all -inf", "both"])
+def test_rows_without_a_softmax_are_nan_alone(dtype, classes, row):
+    pred, target = inputs(fl.cross_entropy, (20,), dtype, classes)
+    clean = fl.cross_entropy.value_grad_hess(pred, target, reduction="none")
+    if row == [-inf]:
+        pred[7] = -inf
+    else:
+        pred[7, : len(row)] = row
+    got = fl.cross_entropy.value_grad_hess(pred, target, reduction="none")
+    for a, b in zip(got, clean, strict=True):
+        assert np.isnan(a[7]).all()
+        assert_array_equal(np.delete(a, 7, 0), np.delete(b, 7, 0))
+
+
+@infinities
+def test_one_class(dtype):
+    pred, target = np.array([[3.0], [-1e30], [0.0]], dtype), np.zeros(3, int)
+    for soft in (target, np.ones((3, 1))):
+        for smoothing in (0.0, 0.5):
+            for array in fl.cross_entropy.value_grad_hess(
+                pred, soft, reduction="none", label_smoothing=smoothing
+            ):
+                assert not array.any()
+
+
+@infinities
+def test_all_others_at_minus_infinity(dtype):
+    pred = np.full((2, 9), -inf, dtype)
+    pred[:, 4] = 1
+    for array in fl.cross_entropy.value_grad_hess(pred, np.array([4, 4]), reduction="none"):
+        assert not array.any()
+
+
+@infinities
+@every_width
+def test_ties_and_huge_logits(dtype, classes):
+    big = np.finfo(dtype).max
+    pred = np.zeros((3, classes), dtype)
+    pred[1] = big
+    pred[2, 0], pred[2, 1:] = big, -big
+    value, grad = fl.cross_entropy.value_and_grad(pred, np.zeros(3, int), reduction="none")
+    assert_allclose(value, [np.log(classes), np.log(classes), 0], 1e-6)
+    assert_allclose(grad[:2], np.full((2, classes), 1 / classes) - np.eye(1, classes), 1e-5)
+    assert not grad[2].any()
+
+
+@every_width
+def test_nothing_is_lost_where_others_return_zero(classes):
+    pred = np.zeros((1, classes))
+    pred[0, 0] = np.log(1e30)
+    value, grad = fl.cross_entropy.value_and_grad(pred, [0])
+    rest = (classes - 1) * 1e-30
+    assert_allclose([value, -grad[0, 0], grad[0, 1:].sum()], rest, 1e-13, 0)
+    value, grad = fl.cross_entropy.value_and_grad(pred * 10, [0])
+    assert_allclose([value * 1e300, grad[0, 0] * -1e300], classes - 1, 1e-12)
+
+
+@infinities
+def test_tiny_inputs_and_signed_zeros(dtype):
+    tiny = np.finfo(dtype).smallest_subnormal
+    pred = np.array([tiny, -tiny, 0.0, -0.0], dtype)
+    zero = np.zeros(4, dtype)
+    grad = fl.mse_loss.grad(pred, zero, reduction="none")
+    assert_array_equal(grad, 2 * pred)
+    assert_array_equal(fl.huber_loss.grad(pred, zero, reduction="none"), pred)
+
+
+@every_loss
+def test_infinite_and_nan_weights_do_not_warn(loss):
+    pred, target = inputs(loss, (4,))
+    value = loss(pred, target, sample_weight=[1.0, np.nan, 1.0, 1.0], reduction="none")
+    assert_array_equal(np.isnan(value), [False, True, False, False])
+    assert np.isnan(loss(pred, target, sample_weight=[1.0, np.nan, 1.0, 1.0]))
+    assert loss(pred, target, sample_weight=[1.0, inf, 1.0, 1.0], reduction="sum") == inf
