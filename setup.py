@@ -96,4 +96,13 @@ def extensions() -> list[Extension]:
     return modules
 
 
-setup(ext_modules=cythonize(extensions(), include_path=["."], build_dir="build", nthreads=0))
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "freethreading_compatible": True,
+}
+
+setup(ext_modules=cythonize(extensions(), build_dir="build", compiler_directives=DIRECTIVES))

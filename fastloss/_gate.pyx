@@ -1,4 +1,3 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, freethreading_compatible=True
 """The compiled way in: `Gate` sends plain small arrays straight to the kernel, `Job` is a call in
 the general way, which several threads may work on at once.
 
@@ -34,10 +33,13 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
     #endif
+    /* What a small call works in: malloc of as much may go to the system and back every time. */
+    static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
     #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
     #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
     #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED)
     """
+    char[1 << 17] fl_own
     int64_t fl_milliseconds() nogil
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
     int fl_peek(int*) nogil
@@ -105,7 +107,7 @@ cdef int code_of(dtype) except -1:
 
 
 def readable(dtype) -> bool:
-    """Whether kernels read this dtype: booleans, integers, float32 and float64 of any byte order."""
+    """Whether kernels read this dtype: booleans, integers, float32, float64 of any byte order."""
     return code_of(dtype) != 0
 
 
@@ -294,7 +296,7 @@ cdef class Gate:
         cdef int i
         cdef double x
         if len(knobs) != self.n_knobs:
-            raise TypeError(f"{self.loss.name}: {len(knobs)} knobs passed on, {self.n_knobs} declared")
+            raise TypeError(f"{self.loss.name}: {len(knobs)} knobs for {self.n_knobs} declared")
         for i in range(self.n_knobs):
             knob = knobs[i]
             if type(knob) is float:
@@ -398,7 +400,7 @@ cdef class Gate:
             hess = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
             c.hess = c.pred
             c.hess.data = <char*>cnp.PyArray_DATA(hess)
-        ws = workspace(scratch, &memory)
+        ws = <fl_workspace*>fl_own if scratch <= sizeof(fl_own) else workspace(scratch, &memory)
         if size <= HOLD_GIL:
             driver(&c, 0, ws)
         else:
@@ -459,7 +461,8 @@ cdef class RowsGate(Gate):
                 and out is None and class_weight is None and no_threads(num_threads)
                 and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
-                and (ignore_index is None or type(ignore_index) is int and -2**62 < ignore_index < 2**62)
+                and (ignore_index is None
+                     or type(ignore_index) is int and -2**62 < ignore_index < 2**62)
                 and type(axis) is int and (axis == -1 or axis == 1)
                 and plain(pred) and (<cnp.ndarray>pred).ndim == 2
                 and type(target) is cnp.ndarray and (<cnp.ndarray>target).ndim == 1

@@ -16,7 +16,7 @@
 #include "lanes.h"
 #include "vecmath.h"
 
-/* An operand's element type: bytes + 16 * (0 unsigned, 1 signed, 2 floating) + 64 if byte-swapped. */
+/* An operand's element type: bytes + 16 (0 unsigned, 1 signed, 2 floating) + 64 if byte-swapped. */
 enum { FL_U8 = 1, FL_U16 = 2, FL_U32 = 4, FL_U64 = 8, FL_I8 = 17, FL_I16 = 18, FL_I32 = 20,
        FL_I64 = 24, FL_F32 = 36, FL_F64 = 40, FL_SWAPPED = 64 };
 

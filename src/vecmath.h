@@ -2,7 +2,7 @@
  *
  * Every function is `static inline`, holds to the same sequence of IEEE operations at every vector
  * width (the build forbids contraction, so a multiply-add is where FL_FMA says and nowhere else),
- * lets nan through and is within 1 ulp on the stated domain.
+ * lets nan through and is within 1 ulp (log and log1p: 1.25) on the stated domain.
  * The polynomials are minimax in relative error, found by a Remez exchange: `python ci/minimax.py`
  * prints them.
  */

@@ -1,4 +1,3 @@
-# cython: language_level=3, freethreading_compatible=True
 """What the processor and the operating system can run, and what the modules were built with."""
 
 cdef extern from *:

@@ -1,2 +1,2 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, initializedcheck=False, freethreading_compatible=True
+# The kernels for avx2: setup.py gives the flags.
 include "kernels.pxi"

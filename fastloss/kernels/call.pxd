@@ -3,7 +3,7 @@ from libc.stdint cimport int64_t
 
 cdef enum:
     LANES = 64  # independent sums: enough to hide the latency of an add at any vector width
-    STEPS = 16  # at most so many adds in one lane before it is flushed to double
+    STEPS = 16
     BLOCK = 1024  # STEPS x LANES elements: a block of each operand fits the L1 cache
 
 cdef extern from "call.h" nogil:
@@ -73,7 +73,8 @@ cdef extern from "call.h" nogil:
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
         double[LANES] top, factor, inverse, first, second, one_minus, scale
-        double[LANES] total, below, dot, mass
+        double[2 * LANES] total, below
+        double[LANES] dot, mass
 
     ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 

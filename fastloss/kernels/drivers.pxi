@@ -8,7 +8,8 @@
 # output may lie on the prediction.
 
 
-cdef inline void load(T* dst, const char* src, Py_ssize_t step, Py_ssize_t n, int code) noexcept nogil:
+cdef inline void load(T* dst, const char* src, Py_ssize_t step, Py_ssize_t n,
+                      int code) noexcept nogil:
     if T is float:
         fl_load_f32(dst, src, step, n, code)
     else:
@@ -59,23 +60,30 @@ cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t 
         col = 0
 
 
+cdef inline double merged(double* x) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(32):
+        x[i] += x[i + 32]
+    for i in range(16):
+        x[i] += x[i + 16]
+    for i in range(8):
+        x[i] += x[i + 8]
+    for i in range(4):
+        x[i] += x[i + 4]
+    return (x[0] + x[2]) + (x[1] + x[3])
+
+
 cdef double total(T* x, Py_ssize_t n) noexcept nogil:
-    # The sum in double, in 32 lanes; x has room for zeros up to the next multiple of 32.
-    cdef double[32] lane
+    # The sum in double; x has room for zeros up to the next multiple of LANES.
+    cdef double[LANES] lane
     cdef Py_ssize_t i, j
     memset(lane, 0, sizeof(lane))
-    for i in range(n, (n + 31) & ~<Py_ssize_t>31):
+    for i in range(n, (n + LANES - 1) // LANES * LANES):
         x[i] = 0
-    for i in range(0, n, 32):
-        for j in range(32):
+    for i from 0 <= i < n by LANES:
+        for j in range(LANES):
             lane[j] += x[i + j]
-    for j in range(16):
-        lane[j] += lane[j + 16]
-    for j in range(8):
-        lane[j] += lane[j + 8]
-    for j in range(4):
-        lane[j] += lane[j + 4]
-    return (lane[0] + lane[2]) + (lane[1] + lane[3])
+    return merged(lane)
 
 
 cdef struct Sum:
@@ -361,7 +369,7 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
 cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
                       const int64_t* y, T* u) noexcept nogil:
     # What multiplies -log p of each class: class weight x (smoothed) target.
-    cdef Py_ssize_t i, k, l, col, cols, lanes = n if c.lanes else LANES
+    cdef Py_ssize_t i, k, lane, col, cols, lanes = n if c.lanes else LANES
     cdef T[BLOCK] class_weight
     cdef T one
     cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
@@ -380,10 +388,10 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
         for i in range(steps * LANES):
             u[i] = spread
         if c.lanes:
-            for l in range(n):
-                k = y[l] - step
+            for lane in range(n):
+                k = y[lane] - step
                 if 0 <= k < steps:
-                    u[k * LANES + l] += keep
+                    u[k * LANES + lane] += keep
         else:
             k = y[0] - step * LANES
             if 0 <= k < steps * LANES:
@@ -392,8 +400,8 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
         if c.lanes:
             for i in range(steps):
                 gather(&one, &c.extra, step + i, 1)
-                for l in range(LANES):
-                    u[i * LANES + l] *= one
+                for lane in range(LANES):
+                    u[i * LANES + lane] *= one
         else:
             col = step * LANES
             cols = min(steps * LANES, c.classes - col)
@@ -437,30 +445,17 @@ cdef inline void scaled(bint hessian, const T* e, Py_ssize_t steps, const T* fac
         fl_scaled_f64(hessian, e, steps, factor, inverse, first, second, one_minus, grad, hess)
 
 
-cdef inline double merged(double* lane) noexcept nogil:
-    cdef Py_ssize_t l
-    for l in range(32):
-        lane[l] += lane[l + 32]
-    for l in range(16):
-        lane[l] += lane[l + 16]
-    for l in range(8):
-        lane[l] += lane[l + 8]
-    for l in range(4):
-        lane[l] += lane[l + 4]
-    return (lane[0] + lane[2]) + (lane[1] + lane[3])
-
-
-cdef inline T greatest(const T* lane) noexcept nogil:
+cdef inline T greatest(const T* x) noexcept nogil:
     cdef T[32] m
-    cdef Py_ssize_t l
-    for l in range(32):
-        m[l] = lane[l] if lane[l] > lane[l + 32] else lane[l + 32]
-    for l in range(16):
-        m[l] = m[l] if m[l] > m[l + 16] else m[l + 16]
-    for l in range(8):
-        m[l] = m[l] if m[l] > m[l + 8] else m[l + 8]
-    for l in range(4):
-        m[l] = m[l] if m[l] > m[l + 4] else m[l + 4]
+    cdef Py_ssize_t i
+    for i in range(32):
+        m[i] = x[i] if x[i] > x[i + 32] else x[i + 32]
+    for i in range(16):
+        m[i] = m[i] if m[i] > m[i + 16] else m[i + 16]
+    for i in range(8):
+        m[i] = m[i] if m[i] > m[i + 8] else m[i + 8]
+    for i in range(4):
+        m[i] = m[i] if m[i] > m[i + 4] else m[i + 4]
     m[0] = m[0] if m[0] > m[2] else m[2]
     m[1] = m[1] if m[1] > m[3] else m[3]
     return m[0] if m[0] > m[1] else m[1]
@@ -478,34 +473,33 @@ cdef void reduce(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Row
     cdef double* dot = ws.dot
     cdef double* mass = ws.mass
     cdef T m
-    cdef Py_ssize_t all_steps = steps_of(c), step, steps, l
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, lane
     cdef bint split = c.soft or c.smoothing != 0 or c.order == 2
     cdef bint soft = c.soft or c.smoothing != 0
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef const T* z = NULL
     cdef T* into
     cdef const char* ahead
-    for l in range(LANES):
-        top[l] = -<T>INFINITY
-        total[l] = 0
+    for lane in range(LANES):
+        top[lane] = -<T>INFINITY
+    memset(total, 0, sizeof(ws.total))
     if split:
-        for l in range(LANES):
-            below[l] = 0
+        memset(below, 0, sizeof(ws.below))
     if soft:
-        for l in range(LANES):
-            dot[l] = mass[l] = 0
+        for lane in range(LANES):
+            dot[lane] = mass[lane] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
         highest(z, steps, top)
     if not c.lanes:
         m = greatest(top)
-        for l in range(LANES):
-            top[l] = m
-    for l in range(n):
-        s.top[j + l] = top[l]
-    for l in range(LANES):
-        top[l] = <T>0 if top[l] == -<T>INFINITY else top[l]
+        for lane in range(LANES):
+            top[lane] = m
+    for lane in range(n):
+        s.top[j + lane] = top[lane]
+    for lane in range(LANES):
+        top[lane] = <T>0 if top[lane] == -<T>INFINITY else top[lane]
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         into = e + step * LANES if c.stored and c.order else other
@@ -526,14 +520,14 @@ cdef void reduce(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Row
         if soft:
             dot[0] = merged(dot)
             mass[0] = merged(mass)
-    for l in range(n):
-        s.sum[j + l] = total[l] * unscale
+    for lane in range(n):
+        s.sum[j + lane] = total[lane] * unscale
         if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
-            below[l] *= unscale
-            s.others[j + l] = below[l] + (floor(s.sum[j + l] - below[l] + 0.5) - 1)
+            below[lane] *= unscale
+            s.others[j + lane] = below[lane] + (floor(s.sum[j + lane] - below[lane] + 0.5) - 1)
         if soft:
-            s.dot[j + l] = dot[l]
-            s.mass[j + l] = mass[l]
+            s.dot[j + lane] = dot[lane]
+            s.mass[j + lane] = mass[lane]
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
@@ -578,30 +572,30 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
     cdef T* second = <T*>ws.second
     cdef T* one_minus = <T*>ws.one_minus
     cdef T* scale = <T*>ws.scale
-    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, l, col, cols, lanes
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, lane, col, cols, lanes
     cdef bint soft = c.soft or c.smoothing != 0
     cdef double weight, over
     cdef const T* x
     lanes = n if c.lanes else 1
-    for l in range(lanes):
-        i = j + l
+    for lane in range(lanes):
+        i = j + lane
         weight = s.w[i] * c.scale
         over = 1 / s.sum[i] if s.sum[i] > 0 and s.top[i] != -INFINITY else 0
-        top[l] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
-        scale[l] = <T>weight
-        factor[l] = <T>(s.first[i] * weight * over)
-        inverse[l] = <T>over
-        first[l] = <T>(s.first[i] * weight)
-        second[l] = <T>(s.second[i] * weight) if c.order == 2 else <T>0
-        one_minus[l] = <T>(s.others[i] * over) if c.order == 2 else <T>0
-    for l in range(lanes, LANES):  # one row: its own; beyond the last of several: not stored
-        top[l] = top[0]
-        scale[l] = scale[0]
-        factor[l] = factor[0]
-        inverse[l] = inverse[0]
-        first[l] = first[0]
-        second[l] = second[0]
-        one_minus[l] = one_minus[0]
+        top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
+        scale[lane] = <T>weight
+        factor[lane] = <T>(s.first[i] * weight * over)
+        inverse[lane] = <T>over
+        first[lane] = <T>(s.first[i] * weight)
+        second[lane] = <T>(s.second[i] * weight) if c.order == 2 else <T>0
+        one_minus[lane] = <T>(s.others[i] * over) if c.order == 2 else <T>0
+    for lane in range(lanes, LANES):  # one row: its own; beyond the last of several: not stored
+        top[lane] = top[0]
+        scale[lane] = scale[0]
+        factor[lane] = factor[0]
+        inverse[lane] = inverse[0]
+        first[lane] = first[0]
+        second[lane] = second[0]
+        one_minus[lane] = one_minus[0]
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         if c.stored:
@@ -617,17 +611,17 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
         if soft:
             target_mass(c, row, n, step, steps, &s.y[j], u)
             for i in range(steps):
-                for l in range(LANES):
-                    grad[i * LANES + l] -= u[i * LANES + l] * scale[l]
+                for lane in range(LANES):
+                    grad[i * LANES + lane] -= u[i * LANES + lane] * scale[lane]
         if c.lanes:
-            for l in range(n):
-                k = s.y[j + l] - step
-                if s.w[j + l] == 0:
+            for lane in range(n):
+                k = s.y[j + lane] - step
+                if s.w[j + lane] == 0:
                     for i in range(steps):
-                        grad[i * LANES + l] = hess[i * LANES + l] = 0
+                        grad[i * LANES + lane] = hess[i * LANES + lane] = 0
                 elif not soft and 0 <= k < steps:
-                    grad[k * LANES + l] = <T>(0 - s.first[j + l] * s.w[j + l] * c.scale)
-                    hess[k * LANES + l] = second[l]
+                    grad[k * LANES + lane] = <T>(0 - s.first[j + lane] * s.w[j + lane] * c.scale)
+                    hess[k * LANES + lane] = second[lane]
             if c.grad.data:
                 store_lanes(&c.grad, grad, row, n, step, steps)
             if c.hess.data:

@@ -43,8 +43,8 @@ cdef void huber(fl_elements* b) noexcept nogil:
 BLOCKS["huber"] = <size_t>&huber
 
 # ---- binary, from logits ----
-# u = exp(-abs z) gives everything: softplus(-abs z) = log1p(u), the sigmoids of abs z and -abs z are
-# 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels.
+# u = exp(-abs z) gives everything: softplus(-abs z) = log1p(u), the sigmoids of abs z and -abs z
+# are 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels.
 
 
 cdef inline void binary_cross_entropy_with_logits_at(
@@ -68,23 +68,23 @@ BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_
 
 
 # With x = z for the positive class and -z for the negative, p = sigmoid(x), q = 1 - p and
-# l = softplus(-x) = -log p: loss = alpha q^gamma l, d/dx = -alpha q^gamma (gamma p l + q).
+# nll = softplus(-x) = -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
 cdef inline void focal_at(bint whole, T z, T y, const double* k,
-                           T* loss, T* grad, T* hess) noexcept nogil:
+                          T* loss, T* grad, T* hess) noexcept nogil:
     cdef T gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
     cdef T sign = <T>1 if y == 1 else <T>-1
     cdef T alpha = <T>(1 if k[1] != k[1] else k[1] if y == 1 else 1 - k[1])
     cdef T x = sign * z + (y - y)
     cdef T u = exp_nonpositive(-magnitude(x)), r = 1 / (1 + u), log1p_u = log1p_unit(u)
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
-    cdef T l = positive_part(-x) + log1p_u, pl = weighed(p, l)
+    cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
     cdef T q_gamma, s, m, product, rest, low, v
     if whole:
         q_gamma = ((q if gamma >= 1 else <T>1) * (q if gamma >= 2 else <T>1)
                    * (q if gamma >= 3 else <T>1))
     else:
         # exp(-gamma softplus(x)), softplus(x) = m + log1p(u); the argument's low part is carried.
-        # Beyond 2000 l and q are 0 whatever q^gamma is.
+        # Beyond 2000 nll and q are 0 whatever q^gamma is.
         m = positive_part(x)
         m = <T>2000 if m > 2000 else m
         product = gamma * m
@@ -96,9 +96,9 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
         q_gamma = exp_nonpositive(-s)
         q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
     v = alpha * q_gamma
-    loss[0] = weighed(v, l)
-    grad[0] = -sign * v * (gamma * pl + q)
-    hess[0] = v * (gamma * pl * (gamma * p - q) + (2 * gamma + 1) * p * q)
+    loss[0] = weighed(v, nll)
+    grad[0] = -sign * v * (gamma * p_nll + q)
+    hess[0] = v * (gamma * p_nll * (gamma * p - q) + (2 * gamma + 1) * p * q)
 
 
 cdef inline void focal_whole_at(

@@ -1,4 +1,4 @@
-# T, the arithmetic type of a kernel, and src/vecmath.h for either. The build makes every `inline` of
+# T, the arithmetic type of a kernel, and src/*.h for either. The build makes every `inline` of
 # these modules always_inline: gcc would share one clone of a loss that computes what a loop drops.
 
 ctypedef fused T:

@@ -1,0 +1,145 @@
+"""What never changes a bit: threads, what else was asked for, n, the position, the neighbours.
+
+Bits may differ between instruction sets, dtypes and memory layouts; so each of those is compared
+with itself here, and the file runs once more on every other instruction set.
+"""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fastloss as fl
+from samples import METHODS, every_loss, every_setting, inputs, results
+
+LAYOUTS = {
+    "contiguous": np.ascontiguousarray,
+    "strided": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "reversed": lambda a: a[..., ::-1].copy()[..., ::-1],
+    "Fortran": np.asfortranarray,
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+}
+every_layout = pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+
+
+def bits(value):
+    return np.shape(value), np.asarray(value).tobytes()
+
+
+def assert_same_bits(got, want):
+    assert got.keys() <= want.keys()
+    for name, value in got.items():
+        assert bits(value) == bits(want[name]), name
+
+
+def shapes(loss):
+    """(shape, classes) that meet every driver: blocks, lanes of short rows, tiles of long ones."""
+    if loss.kind == "elementwise":
+        return [((300_007,), 0), ((3001, 100), 0)]
+    return [((40_003,), 7), ((2003,), 150), ((30,), 20_011)]
+
+
+@every_loss
+@every_layout
+def test_any_number_of_threads(loss, layout, dtype, rng):
+    for shape, classes in shapes(loss):
+        pred, target = inputs(loss, shape, dtype, classes)
+        pred, target = layout(pred), layout(target)
+        for options in (
+            {},
+            {"reduction": "none", "mask": rng.random(shape) < 0.7},
+            {"sample_weight": rng.normal(size=shape)},
+        ):
+            one, *more = (
+                results(loss, "value_grad_hess", pred, target, num_threads=n, **options)
+                for n in (1, 2, 7)
+            )
+            for other in more:
+                assert_same_bits(other, one)
+
+
+@every_setting
+@every_layout
+def test_what_else_is_asked_for(loss, knobs, layout, dtype, rng):
+    """Loss only, gradient only and the fused calls are one function."""
+    for shape, classes in (((2500,), 4), ((41, 61), 4), ((3,), 1500)):
+        if "class_weight" in knobs and classes != 4:
+            continue
+        pred, target = inputs(loss, shape, dtype, classes)
+        pred, target = layout(pred), layout(target)
+        for options in ({}, {"reduction": "none"}, {"sample_weight": rng.normal(size=shape)}):
+            everything = results(loss, "value_grad_hess", pred, target, **knobs, **options)
+            for method in METHODS:
+                part = results(loss, method, pred, target, **knobs, **options)
+                assert_same_bits(part, everything)
+
+
+def assert_every_part_is_the_whole(loss, pred, target, **knobs):
+    """Prefixes and suffixes of every length, each sample alone, and a shuffle."""
+
+    def run(index):
+        return results(
+            loss, "value_grad_hess", pred[index], target[index], reduction="none", **knobs
+        )
+
+    whole = run(slice(None))
+    n = len(pred)
+    shuffled = np.random.default_rng(0).permutation(n)
+    parts = [slice(0, i) for i in range(1, n)] + [slice(i, n) for i in range(1, n)]
+    parts += [slice(i, i + 1) for i in range(n)] + [shuffled]
+    for part in parts:
+        assert_same_bits(run(part), {name: value[part] for name, value in whole.items()})
+
+
+@every_setting
+def test_any_n_and_position(loss, knobs, dtype):
+    assert_every_part_is_the_whole(loss, *inputs(loss, (257,), dtype), **knobs)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+@pytest.mark.parametrize("classes", [1, 2, 3, 10, 16, 17, 64, 65, 130, 1100])
+def test_any_n_and_position_of_rows(classes, soft, dtype):
+    pred, target = inputs(fl.cross_entropy, (257,), dtype, classes, soft)
+    assert_every_part_is_the_whole(fl.cross_entropy, pred, target)
+
+
+@every_loss
+@pytest.mark.parametrize("neighbour", [np.nan, np.inf, -1e30, 0.0])
+def test_any_neighbours(loss, neighbour, dtype):
+    for classes in (4, 100):
+        pred, target = inputs(loss, (1500,), dtype, classes)
+        want = results(loss, "value_grad_hess", pred, target, reduction="none")
+        pred[::2] = neighbour
+        got = results(loss, "value_grad_hess", pred, target, reduction="none")
+        odd = slice(1, None, 2)
+        assert_same_bits(*({k: v[odd] for k, v in r.items()} for r in (got, want)))
+
+
+@every_loss
+@every_layout
+@pytest.mark.parametrize("n", [1, 2, 255, 1025, 100_003])
+def test_totals_are_exact_sums(loss, layout, n, rng):
+    pred, target = inputs(loss, (n,), classes=5)
+    pred *= 10.0 ** rng.integers(-3, 2, pred.shape)
+    pred, target = layout(pred), layout(target)
+    each = loss(pred, target, reduction="none")
+    total = loss(pred, target, reduction="sum")
+    assert abs(total - math.fsum(each)) <= 2**-50 * math.fsum(abs(each))
+
+
+@pytest.mark.skipif("FASTLOSS_ISA" in os.environ, reason="an instruction set is forced already")
+@pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if isa != fl.kernels.isa])
+def test_other_instruction_sets(isa):
+    """This file, the dtypes and the limits once more; the oracle goes through all by itself."""
+    files = [Path(__file__).with_name(f"test_{name}.py") for name in ("bits", "dtypes", "accuracy")]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-k", "not within_the_declared_bounds", *files],
+        env={**os.environ, "FASTLOSS_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
