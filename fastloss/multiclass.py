@@ -16,10 +16,9 @@ def _masses(k: int, target: Any, class_weight: Any, label_smoothing: Any) -> lis
     weight = [1] * k if class_weight is None else class_weight
     if np.ndim(target) == 0:
         target = [1 if j == target else 0 for j in range(k)]
-        share = [weight[j] for j in range(k)]
-    else:
-        share = weight
-    return [share[j] * (target[j] * (1 - label_smoothing) + label_smoothing / k) for j in range(k)]
+    return [
+        weight[j] * (target[j] * (1 - label_smoothing) + label_smoothing / k) for j in range(k)
+    ]
 
 
 def _cross_entropy(m: Any, z: Any, target: Any, class_weight: Any, label_smoothing: Any) -> Any:
@@ -35,8 +34,8 @@ def _cross_entropy_terms(
     if np.ndim(target) == 0 and label_smoothing == 0:
         return None, None, None
     mass = _masses(len(z), target, class_weight, label_smoothing)
-    total = sum(m.exp(z_k) for z_k in z)
-    shares = [m.exp(z_k) / total * sum(mass) for z_k in z]
+    scale = sum(mass) / sum(m.exp(z_k) for z_k in z)
+    shares = [m.exp(z_k) * scale for z_k in z]
     return None, [max(u, s) for u, s in zip(mass, shares, strict=True)], None
 
 

@@ -247,6 +247,14 @@ FL_DEFINE_TRANSPOSE(float, f32)
 FL_DEFINE_TRANSPOSE(double, f64)
 #endif
 
+/* The outputs of a block are no inputs of it. gcc would check, and above ten pairs of pointers leave
+ * the loop scalar without a word. */
+#if defined(__clang__)
+#define FL_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FL_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 /* The one loop over a block. `at` is a loss at one point; what is not stored is not computed. */
 #define FL_MAP_AS(T, b, at)                                                                        \
     do {                                                                                           \
@@ -258,18 +266,18 @@ FL_DEFINE_TRANSPOSE(double, f64)
         ptrdiff_t n = (b)->n;                                                                      \
         memcpy(k, (b)->knobs, sizeof k);                                                           \
         if ((b)->order == 0)                                                                       \
-            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+            FL_INDEPENDENT for (ptrdiff_t i = 0; i < n; ++i) {                                     \
                 at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
                 loss[i] = l;                                                                       \
             }                                                                                      \
         else if ((b)->order == 1)                                                                  \
-            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+            FL_INDEPENDENT for (ptrdiff_t i = 0; i < n; ++i) {                                     \
                 at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
                 loss[i] = l;                                                                       \
                 grad[i] = g * scale;                                                               \
             }                                                                                      \
         else                                                                                       \
-            for (ptrdiff_t i = 0; i < n; ++i) {                                                    \
+            FL_INDEPENDENT for (ptrdiff_t i = 0; i < n; ++i) {                                     \
                 at(z[i], y[i], a[i], k, &l, &g, &h);                                               \
                 loss[i] = l;                                                                       \
                 grad[i] = g * scale;                                                               \

@@ -1,6 +1,7 @@
 # The losses, each at one point: from the prediction z, the target y, a per-class parameter a and
 # the knobs k (in the order of the declaration), the loss, its derivative and its second derivative
-# in z. No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
+# in z. Constants are of type T (Cython's literals are double, which makes a float loop half as fast).
+# No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
 # what is not asked for and applies the scale. BLOCKS makes the block function known to the
 # declarations.
 
@@ -51,14 +52,14 @@ cdef inline void binary_cross_entropy_with_logits_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # positive and negative are the weights of softplus(-z) and softplus(z); both from y, since
     # 1 - positive would lose a small smoothing.
-    cdef T smoothing = <T>k[0]
-    cdef T positive = a * (y + smoothing * (<T>0.5 - y))
-    cdef T negative = (1 - y) + smoothing * (y - <T>0.5)
-    cdef T u = exp_nonpositive(-magnitude(z)), r = 1 / (1 + u), log1p_u = log1p_unit(u)
+    cdef T one = 1, two = 2, half = 0.5, smoothing = <T>k[0]
+    cdef T positive = a * (y + smoothing * (half - y))
+    cdef T negative = (one - y) + smoothing * (y - half)
+    cdef T u = exp_nonpositive(-magnitude(z)), r = one / (one + u), log1p_u = log1p_unit(u)
     loss[0] = (weighed(positive, positive_part(-z) + log1p_u)
-               + weighed(negative, positive_part(z) + log1p_u))
+               + weighed(negative, positive_part(z) + log1p_u)) + (u - u)  # nan, whatever weighs 0
     grad[0] = negative * (u * r if z < 0 else r) - positive * (r if z < 0 else u * r)
-    hess[0] = (positive + negative) * (u / (1 + u * (2 + u)))
+    hess[0] = (positive + negative) * (u / (one + u * (two + u)))
 
 
 cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
@@ -71,17 +72,18 @@ BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_
 # nll = softplus(-x) = -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
 cdef inline void focal_at(bint whole, T z, T y, const double* k,
                           T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
-    cdef T sign = <T>1 if y == 1 else <T>-1
-    cdef T alpha = <T>(1 if k[1] != k[1] else k[1] if y == 1 else 1 - k[1])
+    cdef T one = 1, two = 2, gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
+    cdef T weight_0 = <T>(1.0 if k[1] != k[1] else 1.0 - k[1])
+    cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
+    cdef T sign = one if y == one else -one, alpha = weight_1 if y == one else weight_0
     cdef T x = sign * z + (y - y)
-    cdef T u = exp_nonpositive(-magnitude(x)), r = 1 / (1 + u), log1p_u = log1p_unit(u)
+    cdef T u = exp_nonpositive(-magnitude(x)), r = one / (one + u), log1p_u = log1p_unit(u)
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
     cdef T q_gamma, s, m, product, rest, low, v
     if whole:
-        q_gamma = ((q if gamma >= 1 else <T>1) * (q if gamma >= 2 else <T>1)
-                   * (q if gamma >= 3 else <T>1))
+        q_gamma = ((q if gamma >= one else one) * (q if gamma >= two else one)
+                   * (q if gamma > two else one))
     else:
         # exp(-gamma softplus(x)), softplus(x) = m + log1p(u); the argument's low part is carried.
         # Beyond 2000 nll and q are 0 whatever q^gamma is.
@@ -98,7 +100,7 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
     v = alpha * q_gamma
     loss[0] = weighed(v, nll)
     grad[0] = -sign * v * (gamma * p_nll + q)
-    hess[0] = v * (gamma * p_nll * (gamma * p - q) + (2 * gamma + 1) * p * q)
+    hess[0] = v * (gamma * p_nll * (gamma * p - q) + (two * gamma + one) * p * q)
 
 
 cdef inline void focal_whole_at(
@@ -126,10 +128,10 @@ BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
 
 cdef inline void cross_entropy_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T u = exp_nonpositive(-magnitude(z)), r = 1 / (1 + u)
+    cdef T one = 1, two = 2, u = exp_nonpositive(-magnitude(z)), r = one / (one + u)
     loss[0] = positive_part(z) + log1p_unit(u)
     grad[0] = u * r if z < 0 else r
-    hess[0] = u / (1 + u * (2 + u))
+    hess[0] = u / (one + u * (two + u))
 
 
 cdef void cross_entropy(fl_elements* b) noexcept nogil:

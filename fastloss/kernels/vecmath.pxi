@@ -54,13 +54,17 @@ cdef inline T product_low(T a, T b, T product) noexcept nogil:
 
 
 cdef inline T magnitude(T x) noexcept nogil:
-    return -x if x < 0 else x
+    if T is float:
+        return fabsf(x)
+    else:
+        return fabs(x)
 
 
 cdef inline T positive_part(T x) noexcept nogil:
-    return <T>0 if x < 0 else x  # nan passes
+    # One instruction; 0 for nan, which must come by another way.
+    return x if x > 0 else <T>0
 
 
 cdef inline T weighed(T weight, T x) noexcept nogil:
     # weight x, with 0 inf = 0: what has no weight costs nothing.
-    return <T>0 if weight == 0 and x == <T>INFINITY else weight * x
+    return <T>0 if weight == 0 else weight * x
