@@ -87,7 +87,7 @@ FL_INLINE float fl_log1p_unit_f32(float u) {
     q = FL_FMAF(q, z, 0.279991410478404924f);
     q = FL_FMAF(q, z, 0.400216990612775018f);
     q = FL_FMAF(q, z, 0.666664131326639301f);
-    return u - s * (u - z * q);
+    return FL_FMAF(-s, FL_FMAF(-z, q, u), u);
 }
 
 FL_INLINE double fl_log1p_unit_f64(double u) {
@@ -102,7 +102,7 @@ FL_INLINE double fl_log1p_unit_f64(double u) {
     q = FL_FMA(q, z, 0.28571428547853804806);
     q = FL_FMA(q, z, 0.40000000000157243315);
     q = FL_FMA(q, z, 0.66666666666666303802);
-    return u - s * (u - z * q);
+    return FL_FMA(-s, FL_FMA(-z, q, u), u);
 }
 
 /* log(x) for x = 0 or x normal and positive; inf and nan as they are. */
@@ -126,7 +126,7 @@ FL_INLINE double fl_log_f64(double x) {
     q = FL_FMA(q, z, 0.28571428742460066501);
     q = FL_FMA(q, z, 0.39999999999414381656);
     q = FL_FMA(q, z, 0.66666666666667344522);
-    double log1p = f - s * (f - z * q);
+    double log1p = FL_FMA(-s, FL_FMA(-z, q, f), f);
     double y = FL_FMA(k, 1.90821492927058770002e-10, log1p);
     y = FL_FMA(k, 6.93147180369123816490e-01, y);
     y = x == 0.0 ? -INFINITY : y;

@@ -48,13 +48,13 @@ BLOCKS["huber"] = <size_t>&huber
 # are 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels.
 
 
-cdef inline void binary_cross_entropy_with_logits_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+cdef inline void binary_at(bint smooth, T z, T y, T a, const double* k,
+                           T* loss, T* grad, T* hess) noexcept nogil:
     # positive and negative are the weights of softplus(-z) and softplus(z); both from y, since
     # 1 - positive would lose a small smoothing.
     cdef T one = 1, two = 2, half = 0.5, smoothing = <T>k[0]
-    cdef T positive = a * (y + smoothing * (half - y))
-    cdef T negative = (one - y) + smoothing * (y - half)
+    cdef T positive = a * (y + smoothing * (half - y) if smooth else y)
+    cdef T negative = one - y + smoothing * (y - half) if smooth else one - y
     cdef T u = exp_nonpositive(-magnitude(z)), r = one / (one + u), log1p_u = log1p_unit(u)
     loss[0] = (weighed(positive, positive_part(-z) + log1p_u)
                + weighed(negative, positive_part(z) + log1p_u)) + (u - u)  # nan, whatever weighs 0
@@ -62,8 +62,21 @@ cdef inline void binary_cross_entropy_with_logits_at(
     hess[0] = (positive + negative) * (u / (one + u * (two + u)))
 
 
+cdef inline void binary_plain_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    binary_at(False, z, y, a, k, loss, grad, hess)
+
+
+cdef inline void binary_smooth_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    binary_at(True, z, y, a, k, loss, grad, hess)
+
+
 cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
-    MAP(b, binary_cross_entropy_with_logits_at[float], binary_cross_entropy_with_logits_at[double])
+    if b.knobs[0] == 0:
+        MAP(b, binary_plain_at[float], binary_plain_at[double])
+    else:
+        MAP(b, binary_smooth_at[float], binary_smooth_at[double])
 
 BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
 
