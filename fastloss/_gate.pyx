@@ -63,9 +63,12 @@ cdef enum Driver:
 
 cdef size_t plan(fl_call* c, bint wide) noexcept nogil:
     # Cuts the call into ranges; returns the bytes a thread needs to work in.
-    cdef Py_ssize_t item = 8 if wide else 4, unit = 0, least = RANGE, align = BLOCK
+    cdef Py_ssize_t item = 8 if wide else 4, unit = 0, steps, least = RANGE, align = BLOCK
     if c.classes >= 0:
-        unit = (c.classes if c.lanes else (c.classes + LANES - 1) // LANES) * LANES * item
+        # A unit's exponentials and, for a row, the maximum of each block of them.
+        steps = c.classes if c.lanes else (c.classes + LANES - 1) // LANES
+        c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
+        unit = c.unit * item
         c.stored = unit <= SCRATCH
         if c.lanes:
             c.group = LANES

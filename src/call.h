@@ -45,7 +45,8 @@ typedef struct {
     fl_block block;
     double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, low, high;
     int64_t ignored;
-    ptrdiff_t size, classes, range, ranges, group; /* in elements or rows; group: rows at a time */
+    ptrdiff_t size, classes, range, ranges; /* in elements or rows */
+    ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
     double *partial;                               /* per range: the sum of its losses or weights */
     int order, stream, bounded, ends_only, has_ignored, soft, lanes, stored;
     int bad; /* set (atomically) by a range that met a target out of its domain */

@@ -59,6 +59,7 @@ cdef extern from "call.h" nogil:
         Py_ssize_t range
         Py_ssize_t ranges
         Py_ssize_t group
+        Py_ssize_t unit
         double* partial
         int order
         int stream

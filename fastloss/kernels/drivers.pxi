@@ -60,6 +60,15 @@ cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t 
         col = 0
 
 
+cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
+    memset(ws.total, 0, sizeof(ws.total))
+    if split:
+        memset(ws.below, 0, sizeof(ws.below))
+    if soft:
+        memset(ws.dot, 0, sizeof(ws.dot))
+        memset(ws.mass, 0, sizeof(ws.mass))
+
+
 cdef inline double merged(double* x) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(32):
@@ -278,9 +287,9 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
 # classes are not the adjacent axis), or one row, LANES columns at a time. Both are `steps` steps
 # of lanes, so the loops below serve both; only loading, merging lanes and storing differ.
 #
-# Per row: the maximum, then the sum of e = exp(z - max), then, from the row's loss and its
+# Per row: the maximum and the sum of e = exp(z - max), then, from the row's loss and its
 # derivatives, everything that is written is e times something. For a label the maximum and the sum
-# leave the label out; that keeps the loss of a confident row (src: log-odds, elementwise.pxi).
+# leave the label out; that keeps the loss of a confident row (the log-odds, elementwise.pxi).
 # e is kept between the passes where the unit fits the scratch (`c.stored`), else computed again.
 # 1 - p of the largest class is (S - 1) / S with S - 1 summed on its own, which does not cancel.
 
@@ -422,10 +431,17 @@ cdef inline void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
 
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
                               double* total, double* below, const char* ahead) noexcept nogil:
+    # The flag is a constant in each of the two loops.
     if T is float:
-        fl_exponentials_f32(split, e, z, steps, top, total, below, ahead)
+        if split:
+            fl_exponentials_f32(True, e, z, steps, top, total, below, ahead)
+        else:
+            fl_exponentials_f32(False, e, z, steps, top, total, below, ahead)
     else:
-        fl_exponentials_f64(split, e, z, steps, top, total, below, ahead)
+        if split:
+            fl_exponentials_f64(True, e, z, steps, top, total, below, ahead)
+        else:
+            fl_exponentials_f64(False, e, z, steps, top, total, below, ahead)
 
 
 cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
@@ -461,73 +477,116 @@ cdef inline T greatest(const T* x) noexcept nogil:
     return m[0] if m[0] > m[1] else m[1]
 
 
-cdef void reduce(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
-                 Py_ssize_t j, T* e) noexcept nogil:
-    # The sums of a unit into s[j:]; e gets exp(z - top) where it is kept.
+cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
+                       T* e) noexcept nogil:
+    # The sums of n rows side by side into s; e gets exp(z - top).
     cdef T* block = <T*>ws.pred
-    cdef T* other = <T*>ws.loss
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
-    cdef double* total = ws.total
-    cdef double* below = ws.below
-    cdef double* dot = ws.dot
-    cdef double* mass = ws.mass
-    cdef T m
-    cdef Py_ssize_t all_steps = steps_of(c), step, steps, lane
-    cdef bint split = c.soft or c.smoothing != 0 or c.order == 2
-    cdef bint soft = c.soft or c.smoothing != 0
+    cdef Py_ssize_t step, steps, i
+    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef const T* z = NULL
-    cdef T* into
-    cdef const char* ahead
-    for lane in range(LANES):
-        top[lane] = -<T>INFINITY
-    memset(total, 0, sizeof(ws.total))
-    if split:
-        memset(below, 0, sizeof(ws.below))
-    if soft:
-        for lane in range(LANES):
-            dot[lane] = mass[lane] = 0
-    for step from 0 <= step < all_steps by STEPS:
-        steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
+    for i in range(LANES):
+        top[i] = -<T>INFINITY
+    clear(ws, split, soft)
+    for step from 0 <= step < c.classes by STEPS:
+        steps = min(<Py_ssize_t>STEPS, c.classes - step)
+        z = logits(c, row, n, step, steps, s.y, s.label_logit, block)
         highest(z, steps, top)
-    if not c.lanes:
-        m = greatest(top)
-        for lane in range(LANES):
-            top[lane] = m
-    for lane in range(n):
-        s.top[j + lane] = top[lane]
-    for lane in range(LANES):
-        top[lane] = <T>0 if top[lane] == -<T>INFINITY else top[lane]
+    for i in range(n):
+        s.top[i] = top[i]
+    for i in range(LANES):
+        top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
+    for step from 0 <= step < c.classes by STEPS:
+        steps = min(<Py_ssize_t>STEPS, c.classes - step)
+        if c.classes > STEPS:  # else z is the one block, as it was
+            z = logits(c, row, n, step, steps, s.y, s.label_logit, block)
+        if soft:
+            target_mass(c, row, n, step, steps, s.y, u)
+            distances(z, u, steps, top, ws.dot, ws.mass)
+        exponentials(split, e + step * LANES, z, steps, top, ws.total, ws.below, NULL)
+    for i in range(n):
+        s.sum[i] = ws.total[i] * unscale
+        if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
+            ws.below[i] *= unscale
+            s.others[i] = ws.below[i] + (floor(s.sum[i] - ws.below[i] + 0.5) - 1)
+        if soft:
+            s.dot[i] = ws.dot[i]
+            s.mass[i] = ws.mass[i]
+
+
+cdef void reduce_row(fl_call* c, fl_workspace* ws, Py_ssize_t row, Rows* s, Py_ssize_t j,
+                     T* e) noexcept nogil:
+    # The sums of a row into s, in one pass: each block has its own maximum, and its sums are merged
+    # with those before it. e gets exp(z - the block's maximum), and the maxima behind.
+    cdef T* block = <T*>ws.pred
+    cdef T* u = <T*>ws.target
+    cdef T* top = <T*>ws.top
+    cdef T* tops = e + steps_of(c) * LANES
+    cdef T* into = <T*>ws.loss
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
+    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
+    cdef bint keep = c.stored and c.order
+    cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
+    cdef double m = -INFINITY, own, share, dot = 0, mass = 0, equal = 0, block_sum, block_below
+    cdef double block_mass, block_equal
+    cdef Sum sum, below
+    cdef const T* z
+    cdef const char* ahead
+    sum.high = sum.low = below.high = below.low = block_below = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        into = e + step * LANES if c.stored and c.order else other
-        if all_steps > STEPS:  # else z is the one tile, as it was
-            z = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
-        if soft:
-            target_mass(c, row, n, step, steps, &s.y[j], u)
-            distances(z, u, steps, top, dot, mass)
-        ahead = NULL if c.lanes else fl_row(&c.pred, row) + (step * LANES + c.classes) * c.pred.step
+        z = logits(c, row, 1, step, steps, &s.y[j], &s.label_logit[j], block)
+        for i in range(LANES):
+            top[i] = -<T>INFINITY
+        highest(z, steps, top)
+        own = greatest(top)
+        if keep:
+            tops[step // STEPS] = <T>own
+            into = e + step * LANES
+        for i in range(LANES):
+            top[i] = <T>0 if own == -INFINITY else <T>own
+        clear(ws, split, soft)
+        # The next block, or the next row.
+        ahead = fl_row(&c.pred, row) + min((step + steps) * LANES, c.classes) * c.pred.step
+        exponentials(split, into, z, steps, top, ws.total, ws.below, ahead)
+        block_sum = merged(ws.total) * unscale
         if split:
-            exponentials(True, into, z, steps, top, total, below, ahead)
+            block_below = merged(ws.below) * unscale
+        block_equal = floor(block_sum - block_below + 0.5)
+        if soft:
+            target_mass(c, row, 1, step, steps, &s.y[j], u)
+            distances(z, u, steps, top, ws.dot, ws.mass)
+            block_mass = merged(ws.mass)
+            if own > m and mass != 0:
+                dot += mass * (own - m)
+            dot += merged(ws.dot)
+            if own < m and block_mass != 0:
+                dot += block_mass * (m - own)
+            mass += block_mass
+        if own > m:
+            share = fl_exp_nonpositive_f64(m - own)
+            sum.high *= share
+            sum.low *= share
+            below.high = (below.high + equal) * share
+            below.low *= share
+            equal = 0
+            m = own
+        share = 1 if own == m else fl_exp_nonpositive_f64(own - m)
+        add(&sum, block_sum * share)
+        if own == m:
+            add(&below, block_below)
+            equal += block_equal
         else:
-            exponentials(False, into, z, steps, top, total, below, ahead)
-    if not c.lanes:
-        total[0] = merged(total)
-        if split:
-            below[0] = merged(below)
-        if soft:
-            dot[0] = merged(dot)
-            mass[0] = merged(mass)
-    for lane in range(n):
-        s.sum[j + lane] = total[lane] * unscale
-        if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
-            below[lane] *= unscale
-            s.others[j + lane] = below[lane] + (floor(s.sum[j + lane] - below[lane] + 0.5) - 1)
-        if soft:
-            s.dot[j + lane] = dot[lane]
-            s.mass[j + lane] = mass[lane]
+            add(&below, block_sum * share)
+    s.top[j] = m
+    s.sum[j] = value(&sum)
+    if split:
+        s.others[j] = value(&below) + (equal - 1)
+    if soft:
+        s.dot[j] = dot
+        s.mass[j] = mass
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
@@ -574,8 +633,9 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, lane, col, cols, lanes
     cdef bint soft = c.soft or c.smoothing != 0
-    cdef double weight, over
+    cdef double weight = 0, over = 0, own, share
     cdef const T* x
+    cdef const T* tops = e + all_steps * LANES
     lanes = n if c.lanes else 1
     for lane in range(lanes):
         i = j + lane
@@ -600,6 +660,13 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         if c.stored:
             x = e + step * LANES
+            if all_steps > STEPS and not c.lanes:  # the block's maximum may not be the row's
+                own = tops[step // STEPS]
+                share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(own - s.top[j])
+                for lane in range(LANES):
+                    factor[lane] = <T>(s.first[j] * weight * over * share)
+                    inverse[lane] = <T>(over * share)
+                    one_minus[lane] = <T>(s.others[j] * over if share == 1 else 1 - over * share)
         else:
             x = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
             exponentials(False, other, x, steps, top, ws.total, ws.below, NULL)
@@ -659,7 +726,7 @@ cdef void write_zeros(fl_call* c, Py_ssize_t row, T tag) noexcept nogil:
 
 cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, j
-    cdef Py_ssize_t unit = steps_of(c) * LANES if c.stored else 0
+    cdef Py_ssize_t unit = c.unit if c.stored else 0
     cdef T* e = <T*>(ws + 1)
     cdef T[LANES] loss
     cdef Rows s
@@ -670,11 +737,11 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, n, tag)
         if c.lanes:
-            reduce(c, ws, at, n, &s, 0, e)
+            reduce_lanes(c, ws, at, n, &s, e)
         else:
             for j in range(n):
                 if s.w[j] != 0:
-                    reduce(c, ws, at + j, 1, &s, j, e + j * unit)
+                    reduce_row(c, ws, at + j, &s, j, e + j * unit)
         for j in range(n):
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
