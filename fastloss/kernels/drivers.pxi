@@ -61,12 +61,15 @@ cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t 
 
 
 cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
-    memset(ws.total, 0, sizeof(ws.total))
+    cdef Py_ssize_t i
+    for i in range(2 * LANES):
+        ws.total[i] = 0
     if split:
-        memset(ws.below, 0, sizeof(ws.below))
+        for i in range(2 * LANES):
+            ws.below[i] = 0
     if soft:
-        memset(ws.dot, 0, sizeof(ws.dot))
-        memset(ws.mass, 0, sizeof(ws.mass))
+        for i in range(LANES):
+            ws.dot[i] = ws.mass[i] = 0
 
 
 cdef inline double merged(double* x) noexcept nogil:
@@ -633,6 +636,7 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, lane, col, cols, lanes
     cdef bint soft = c.soft or c.smoothing != 0
+    cdef bint skipped = False
     cdef double weight = 0, over = 0, own, share
     cdef const T* x
     cdef const T* tops = e + all_steps * LANES
@@ -648,6 +652,7 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
         first[lane] = <T>(s.first[i] * weight)
         second[lane] = <T>(s.second[i] * weight) if c.order == 2 else <T>0
         one_minus[lane] = <T>(s.others[i] * over) if c.order == 2 else <T>0
+        skipped |= s.w[i] == 0
     for lane in range(lanes, LANES):  # one row: its own; beyond the last of several: not stored
         top[lane] = top[0]
         scale[lane] = scale[0]
@@ -681,14 +686,16 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
                 for lane in range(LANES):
                     grad[i * LANES + lane] -= u[i * LANES + lane] * scale[lane]
         if c.lanes:
-            for lane in range(n):
-                k = s.y[j + lane] - step
-                if s.w[j + lane] == 0:
+            if not soft:
+                for lane in range(n):
+                    k = s.y[lane] - step
+                    if 0 <= k < steps:
+                        grad[k * LANES + lane] = 0 - first[lane]
+                        hess[k * LANES + lane] = second[lane]
+            for lane in range(n if skipped else 0):
+                if s.w[lane] == 0:
                     for i in range(steps):
                         grad[i * LANES + lane] = hess[i * LANES + lane] = 0
-                elif not soft and 0 <= k < steps:
-                    grad[k * LANES + lane] = <T>(0 - s.first[j + lane] * s.w[j + lane] * c.scale)
-                    hess[k * LANES + lane] = second[lane]
             if c.grad.data:
                 store_lanes(&c.grad, grad, row, n, step, steps)
             if c.hess.data:
@@ -698,7 +705,7 @@ cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows
         cols = min(steps * LANES, c.classes - col)
         k = s.y[j] - col
         if not soft and 0 <= k < cols:
-            grad[k] = <T>(0 - s.first[j] * s.w[j] * c.scale)
+            grad[k] = 0 - first[0]
             hess[k] = second[0]
         if c.grad.data:
             store_columns(&c.grad, grad, row, col, cols, c.stream)
