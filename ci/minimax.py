@@ -1,0 +1,83 @@
+"""Prints the polynomials of src/vecmath.h: minimax in relative error, by Remez exchange.
+
+Needs mpmath. Run it after changing a degree or an interval, and copy the digits.
+"""
+
+from collections.abc import Callable
+
+import mpmath as mp
+
+mp.mp.prec = 200
+Function = Callable[[mp.mpf], mp.mpf]
+
+
+def remez(
+    f: Function, weight: Function, low: mp.mpf, high: mp.mpf, degree: int
+) -> tuple[list[mp.mpf], mp.mpf]:
+    """The polynomial p with the least max of abs(weight (p - f)), lowest power first; that max."""
+    n = degree + 2
+    middle, half = (low + high) / 2, (high - low) / 2
+    points = [middle - half * mp.cos(mp.pi * (2 * i + 1) / (2 * n)) for i in range(n)]
+    grid = [low + (high - low) * mp.mpf(i) / (40 * n) for i in range(40 * n + 1)]
+    for _ in range(30):
+        matrix = mp.matrix(n, n)
+        for i, x in enumerate(points):
+            for j in range(degree + 1):
+                matrix[i, j] = x**j
+            matrix[i, degree + 1] = (-1) ** i / weight(x)
+        solution = mp.lu_solve(matrix, mp.matrix([f(x) for x in points]))
+        p = [solution[j] for j in range(degree + 1)]
+        extremes: list[tuple[mp.mpf, mp.mpf]] = []
+        for x in grid:
+            error = weight(x) * (mp.polyval(p[::-1], x) - f(x))
+            if not extremes or mp.sign(error) != mp.sign(extremes[-1][1]):
+                extremes.append((x, error))
+            elif abs(error) > abs(extremes[-1][1]):
+                extremes[-1] = (x, error)
+        while len(extremes) > n:
+            extremes.pop(0 if abs(extremes[0][1]) < abs(extremes[-1][1]) else -1)
+        if len(extremes) < n:
+            break
+        points = [x for x, _ in extremes]
+    return p, max(abs(error) for _, error in extremes)
+
+
+def exp_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """The q of exp(r) = 1 + r + r^2 q(r) on abs(r) <= log(2) / 2, and a hair more."""
+    edge = mp.log(2) / 2 * mp.mpf("1.0001")
+    small = mp.mpf(10) ** -6
+    return remez(
+        lambda r: (mp.expm1(r) - r) / r**2 if r else mp.mpf(1) / 2,
+        lambda r: r**2 / mp.exp(r) if abs(r) > small else small**2,
+        -edge,
+        edge,
+        degree,
+    )
+
+
+def atanh_rest(degree: int, s_max: mp.mpf) -> tuple[list[mp.mpf], mp.mpf]:
+    """The q of 2 atanh(s) = 2 s + s z q(z), z = s^2, on 0 <= s <= s_max."""
+    small = mp.mpf(10) ** -6
+    return remez(
+        lambda z: (
+            (2 * mp.atanh(mp.sqrt(z)) / mp.sqrt(z) - 2) / z
+            if z > mp.mpf(10) ** -10
+            else mp.mpf(2) / 3 + mp.mpf(2) / 5 * z
+        ),
+        lambda z: max(z / 2, small),
+        mp.mpf(0),
+        s_max**2,
+        degree,
+    )
+
+
+for name, digits, (polynomial, worst) in [
+    ("exp, float", 18, exp_rest(4)),
+    ("exp, double", 20, exp_rest(10)),
+    ("log1p on [0, 1], float", 18, atanh_rest(3, mp.mpf(1) / 3)),
+    ("log1p on [0, 1], double", 20, atanh_rest(9, mp.mpf(1) / 3)),
+    ("log, double", 20, atanh_rest(6, mp.mpf("0.17158"))),
+]:
+    print(f"{name}: relative error {mp.nstr(worst, 3)}, lowest power first")
+    for coefficient in polynomial:
+        print(f"    {mp.nstr(coefficient, digits)}")

@@ -1,0 +1,43 @@
+"""The command line: ``fastloss demo`` and ``fastloss info``."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import fastloss
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the return value is the process's exit status."""
+    parser = argparse.ArgumentParser(prog="fastloss", description="Fused losses on NumPy arrays.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo", help="train on handwritten digits, find suspicious labels, time the rivals"
+    )
+    demo.add_argument(
+        "--output",
+        type=Path,
+        default=Path(),
+        metavar="DIR",
+        help="where the picture goes (default: the current folder)",
+    )
+    commands.add_parser("info", help="show instruction sets, threads, compiler and flags")
+    args = parser.parse_args(argv)
+
+    if args.command == "info":
+        fastloss.show_config()
+        return 0
+    try:
+        from fastloss.demo import run
+    except ModuleNotFoundError as missing:
+        parser.exit(1, f"fastloss demo needs {missing.name}: pip install 'fastloss[demo]'\n")
+    try:
+        args.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        demo.error(f"--output: {error}")
+    run(args.output)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
