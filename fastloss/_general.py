@@ -88,15 +88,17 @@ class Call:
             )
         return np.broadcast_to(a.reshape(a.shape + (1,) * (len(self.shape) - a.ndim)), self.shape)
 
-    def first_bad(self, x: Array, bad: Any, keep: Array | None) -> tuple[str, Any]:
-        """The first index in C order where bad(x) holds and keep is true, and the value there."""
-        operands = [x] if keep is None else [x, keep]
+    def first_bad(
+        self, x: Array, bad: Any, weight: Array | None, mask: Array | None
+    ) -> tuple[str, Any]:
+        """The first index in C order where bad(x) holds and counts, and the value there."""
+        one = np.broadcast_to(np.True_, x.shape)
+        operands = [x, one if weight is None else weight, one if mask is None else mask]
         flags: Sequence[Any] = ["external_loop", "buffered", "zerosize_ok"]
         at = 0
         with np.nditer(operands, flags=flags, order="C", buffersize=65536) as it:
-            for block in it:
-                values, kept = (block, True) if keep is None else block
-                found = bad(values) & kept
+            for values, weights, kept in it:
+                found = bad(values) & (weights != 0) & kept
                 if found.any():
                     i = int(found.argmax())
                     index = np.unravel_index(at + i, x.shape)
@@ -376,10 +378,10 @@ class Elementwise(_Pickles, ElementwiseGate):
                 job.put(name, a.transpose(axes))
 
         def check() -> None:
-            kept = keep
-            if weight is not None:
-                kept = weight != 0 if keep is None else (weight != 0) & keep
-            index, value = call.first_bad(call.target, lambda y: ~domain.contains(y), kept)
+            def outside(y: Any) -> Any:
+                return ~domain.contains(y)
+
+            index, value = call.first_bad(call.target, outside, weight, keep)
             raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
 
         count = float(call.pred.size)
@@ -509,17 +511,12 @@ class Rows(_Pickles, RowsGate):
             job.put("extra", weights)
 
         def check() -> None:
-            labels = call.target
-            kept = keep
-            if weight is not None:
-                kept = weight != 0 if keep is None else (weight != 0) & keep
-
             def bad(y: Any) -> Any:
                 return ((y < 0) | (y >= classes)) & (
                     True if ignore_index is None else y != ignore_index
                 )
 
-            index, value = call.first_bad(labels, bad, kept)
+            index, value = call.first_bad(call.target, bad, weight, keep)
             raise ValueError(
                 f"{call.name}: target[{index}] = {value} is not a class label: expected "
                 f"0 <= label < {classes} (labels to skip: ignore_index={value})"

@@ -16,9 +16,7 @@ def _masses(k: int, target: Any, class_weight: Any, label_smoothing: Any) -> lis
     weight = [1] * k if class_weight is None else class_weight
     if np.ndim(target) == 0:
         target = [1 if j == target else 0 for j in range(k)]
-    return [
-        weight[j] * (target[j] * (1 - label_smoothing) + label_smoothing / k) for j in range(k)
-    ]
+    return [weight[j] * (target[j] * (1 - label_smoothing) + label_smoothing / k) for j in range(k)]
 
 
 def _cross_entropy(m: Any, z: Any, target: Any, class_weight: Any, label_smoothing: Any) -> Any:

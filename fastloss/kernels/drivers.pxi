@@ -4,8 +4,8 @@
 #
 # A block is BLOCK elements in the L1 cache, STEPS steps of LANES lanes. Contiguous input is
 # read where it lies; anything else (strides, byte order, integers) is first loaded into the block.
-# Losses, gradients and Hessians are computed into blocks of the stack and stored from there, so an
-# output may lie on the prediction.
+# Losses, gradients and Hessians are computed into blocks of the workspace and stored from there, so
+# an output may lie on the prediction.
 
 
 cdef inline void load(T* dst, const char* src, Py_ssize_t step, Py_ssize_t n,
