@@ -1,7 +1,7 @@
 # The losses, each at one point: from the prediction z, the target y, a per-class parameter a and
 # the knobs k (in the order of the declaration), the loss, its derivative and its second derivative
-# in z. Constants are of type T (Cython's literals are double, which makes a float loop half as fast).
-# No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
+# in z. Constants are of type T (Cython's literals are double, which makes a float loop half as
+# fast). No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
 # what is not asked for and applies the scale. BLOCKS makes the block function known to the
 # declarations.
 
