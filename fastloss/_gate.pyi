@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+def side_by_side(classes: int, across: bool, item: int) -> bool: ...
 def readable(dtype: np.dtype[Any]) -> bool: ...
 
 class Job:

@@ -51,6 +51,7 @@ cdef enum:
     RANGE = 32768  # elements: a range takes 5 us or more, against 20 ns to claim it
     RANGES = 4096  # at most so many partial sums, whatever the size
     SCRATCH = 1 << 19  # bytes a thread may use for the exponentials of its rows
+    SHORT = 256  # classes: to here rows side by side are faster than one after the other
     GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
@@ -107,6 +108,12 @@ cdef int code_of(dtype) except -1:
     else:
         return 0
     return code if dtype.isnative else code + 64
+
+
+def side_by_side(classes: int, across: bool, item: int) -> bool:
+    """Whether rows of so many classes of `item` bytes are taken side by side: short rows; within
+    the scratch, also rows whose neighbour in memory is another row (`across`)."""
+    return classes <= SHORT or (across and classes * LANES * item <= SCRATCH)
 
 
 def readable(dtype) -> bool:
@@ -376,7 +383,7 @@ cdef class Gate:
             c.pred.stride = strides
             c.target.cols = c.size
             c.target.step = target.itemsize
-            c.lanes = c.classes <= LANES
+            c.lanes = c.classes <= SHORT
             if ignore_index is not None:
                 c.has_ignored = True
                 c.ignored = ignore_index

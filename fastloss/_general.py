@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
+from fastloss._gate import ElementwiseGate, Job, RowsGate, readable, side_by_side
 from fastloss._loss import as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
@@ -27,8 +27,6 @@ REDUCTIONS = ("mean", "batchmean", "sum", "none")
 SERIAL = 1 << 19
 # Outputs above this many bytes are written past the cache: they would push everything out of it.
 STREAM = 8 << 20
-LANES = 64  # rows that the kernels take side by side (kernels/call.pxd)
-SCRATCH = 1 << 19  # and what that may take (_gate.pyx)
 
 
 def array(loss: str, name: str, x: Any) -> Array:
@@ -488,7 +486,7 @@ class Rows(_Pickles, RowsGate):
             smoothing=smoothing,
             ignore_index=ignore_index,
             soft=soft,
-            lanes=classes <= LANES or (across and classes * LANES * item <= SCRATCH),
+            lanes=side_by_side(classes, across, item),
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
         operands = {
