@@ -24,7 +24,6 @@ FLAGS = [
     "-fno-math-errno",  # sqrt and others need not set errno, so they are one instruction
     "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
-    "-fno-semantic-interposition",
 ]
 ISAS = {
     "baseline": [],
@@ -33,7 +32,6 @@ ISAS = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 INLINE = "inline __attribute__((always_inline, unused))"
-WINDOWS_FLAGS = {"-fno-semantic-interposition"}  # of no use to clang-cl
 
 
 def compiler_has(flags: list[str]) -> bool:
@@ -53,7 +51,6 @@ def compiler_has(flags: list[str]) -> bool:
 def extensions() -> list[Extension]:
     """The modules that this machine's compiler can build."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    flags = [f for f in FLAGS if os.name != "nt" or f not in WINDOWS_FLAGS]
     headers = [str(p) for p in Path("src").glob("*.h")]
     parts = [str(p) for p in Path("fastloss/kernels").glob("*.px[id]")]
     modules = []
@@ -69,18 +66,17 @@ def extensions() -> list[Extension]:
                 f"fastloss.kernels.{isa}",
                 [f"fastloss/kernels/{isa}.pyx"],
                 include_dirs=["src"],
-                extra_compile_args=[*flags, *march],
+                extra_compile_args=[*FLAGS, *march],
                 define_macros=[("CYTHON_INLINE", INLINE)],
                 depends=headers + parts,
             )
         )
-    shown = " ".join(flags)
     common = {"include_dirs": ["src", numpy.get_include()], "depends": headers + parts}
     modules.append(
         Extension(
             "fastloss._gate",
             ["fastloss/_gate.pyx"],
-            extra_compile_args=flags,
+            extra_compile_args=FLAGS,
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             **common,
         )
@@ -89,7 +85,7 @@ def extensions() -> list[Extension]:
         Extension(
             "fastloss.kernels._cpu",
             ["fastloss/kernels/_cpu.pyx"],
-            define_macros=[("FL_FLAGS", f'"{shown}"')],
+            define_macros=[("FL_FLAGS", f'"{" ".join(FLAGS)}"')],
             extra_compile_args=["-g0"],
         )
     )

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-def side_by_side(classes: int, across: bool, item: int) -> bool: ...
 def readable(dtype: np.dtype[Any]) -> bool: ...
 
 class Job:
@@ -23,7 +22,7 @@ class Job:
         domain: tuple[float, float, bool] | None = ...,
         ignore_index: int | None = ...,
         soft: bool = ...,
-        lanes: bool = ...,
+        across: bool = ...,
     ) -> None: ...
     @property
     def ranges(self) -> int: ...

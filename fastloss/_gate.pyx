@@ -3,7 +3,7 @@ the general way, which several threads may work on at once.
 
 A job is cut into ranges by its shape alone. Whoever calls `work` claims ranges from an atomic
 counter, without the GIL, until none is left; each range leaves one partial sum, and the sums are
-added in order, so the bits of a result do not depend on who did what.
+added exactly and rounded once, so the bits of a result do not depend on who did what.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -56,19 +56,22 @@ cdef enum:
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
 
-cdef enum Driver:
+cdef enum:
     ELEMENTWISE
     ROWS
-    WEIGH
 
 
-cdef size_t plan(fl_call* c, bint wide) noexcept nogil:
-    # Cuts the call into ranges; returns the bytes a thread needs to work in.
+cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
+    # Cuts the call into ranges; returns the bytes a thread needs to work in. Rows are taken side by
+    # side (`lanes`) if they are short or, within the scratch, if a row's neighbour in memory is
+    # another row (`across`).
     cdef Py_ssize_t item = 8 if wide else 4, unit = 0, steps, least = RANGE, align = BLOCK
     if c.classes >= 0:
-        # A unit's exponentials and, for a row, the maximum of each block of them.
-        steps = c.classes if c.lanes else (c.classes + LANES - 1) // LANES
-        c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
+        c.unit = c.classes * LANES
+        c.lanes = c.classes <= SHORT or (across and c.unit * item <= SCRATCH)
+        if not c.lanes:  # a row's exponentials, and the maximum of each block of them
+            steps = (c.classes + LANES - 1) // LANES
+            c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
         unit = c.unit * item
         c.stored = unit <= SCRATCH
         if c.lanes:
@@ -110,12 +113,6 @@ cdef int code_of(dtype) except -1:
     return code if dtype.isnative else code + 64
 
 
-def side_by_side(classes: int, across: bool, item: int) -> bool:
-    """Whether rows of so many classes of `item` bytes are taken side by side: short rows; within
-    the scratch, also rows whose neighbour in memory is another row (`across`)."""
-    return classes <= SHORT or (across and classes * LANES * item <= SCRATCH)
-
-
 def readable(dtype) -> bool:
     """Whether kernels read this dtype: booleans, integers, float32, float64 of any byte order."""
     return code_of(dtype) != 0
@@ -134,7 +131,7 @@ cdef class Job:
 
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
-                 ignore_index=None, bint soft=False, bint lanes=False):
+                 ignore_index=None, bint soft=False, bint across=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -149,14 +146,13 @@ cdef class Job:
         c.extra_value = extra_value
         c.smoothing = smoothing
         c.soft = soft
-        c.lanes = lanes
         if domain is not None:
             c.bounded = True
             c.low, c.high, c.ends_only = domain
         if ignore_index is not None:
             c.has_ignored = True
             c.ignored = ignore_index
-        self.scratch = plan(c, wide)
+        self.scratch = plan(c, wide, across)
         self.partial = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&c.ranges, cnp.NPY_DOUBLE, 0)
         c.partial = <double*>cnp.PyArray_DATA(self.partial)
 
@@ -246,7 +242,7 @@ cdef class Job:
             free(memory)
 
     def total(self) -> float:
-        """The sum of the ranges' partial sums, correctly rounded: in no order."""
+        """The sum of the ranges' partial sums, correctly rounded."""
         return _sum(self.partial)
 
 
@@ -383,12 +379,11 @@ cdef class Gate:
             c.pred.stride = strides
             c.target.cols = c.size
             c.target.step = target.itemsize
-            c.lanes = c.classes <= SHORT
             if ignore_index is not None:
                 c.has_ignored = True
                 c.ignored = ignore_index
             driver = DRIVERS.rows[wide]
-        scratch = plan(&c, wide)
+        scratch = plan(&c, wide, False)
         if c.ranges != 1:
             return None
         if kind == ROWS:

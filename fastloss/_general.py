@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, RowsGate, readable, side_by_side
+from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
 from fastloss._loss import as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
@@ -264,12 +264,19 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif name in ("axis", "ignore_index"):
             done[name] = _integer(loss, name, value)
         else:
-            array = np.array(value)
-            if not readable(array.dtype) or array.ndim > 1:
-                raise TypeError(f"{loss.name}: {name}: expected a number or one axis of numbers")
-            array.flags.writeable = False
-            done[name] = array
+            done[name] = np.array(_per_class(loss.name, name, value))
+            done[name].flags.writeable = False
     return done
+
+
+def _per_class(loss: str, name: str, x: Any) -> Array:
+    """A knob of one number per class, or for all: none negative."""
+    a = array(loss, name, x)
+    if a.ndim > 1:
+        raise ValueError(f"{loss}: {name}: expected a number or one axis, got shape {a.shape}")
+    if a.size and not (a >= 0).all():
+        raise ValueError(f"{loss}: {name}: expected numbers >= 0, got {a.min()}")
+    return a
 
 
 def _integer(loss: Any, name: str, value: Any) -> int:
@@ -406,9 +413,7 @@ class Elementwise(_Pickles, ElementwiseGate):
         if x is None:
             return None, 1.0
         name = self.per_class_name()
-        a = call.array(name, x)
-        if a.size and not (a >= 0).all():
-            raise call.fail(ValueError, name, f"expected numbers >= 0, got {a.min()}")
+        a = _per_class(call.name, name, x)
         if a.ndim == 0:
             return None, float(a)
         if not call.shape or a.shape != call.shape[-1:]:
@@ -472,12 +477,11 @@ class Rows(_Pickles, RowsGate):
             "class_weight": weights,
         }
         arrays = call.outputs(out, reduction, inputs)
-        item = call.dtype.itemsize
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
         job = Job(
-            wide=item == 8,
+            wide=call.dtype.itemsize == 8,
             order=2 if "h" in arrays else 1 if "g" in arrays else 0,
             block=self.block,
             knobs=knobs,
@@ -486,7 +490,7 @@ class Rows(_Pickles, RowsGate):
             smoothing=smoothing,
             ignore_index=ignore_index,
             soft=soft,
-            lanes=side_by_side(classes, across, item),
+            across=across,
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
         operands = {
@@ -569,11 +573,9 @@ class Rows(_Pickles, RowsGate):
     def _class_weight(self, call: Call, x: Any, classes: int) -> Array | None:
         if x is None:
             return None
-        a = call.array("class_weight", x)
+        a = _per_class(call.name, "class_weight", x)
         if a.shape != (classes,):
             raise call.fail(
                 ValueError, "class_weight", f"expected shape ({classes},), got {a.shape}"
             )
-        if not (a >= 0).all():
-            raise call.fail(ValueError, "class_weight", f"expected numbers >= 0, got {a.min()}")
         return a

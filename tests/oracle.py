@@ -102,7 +102,7 @@ class Dual:
         return lift(other) * self**-1
 
     __radd__, __rmul__ = __add__, __mul__
-    __hash__ = None  # type: ignore[assignment]
+    __hash__ = None  # type: ignore[assignment]  # numbers that compare by value alone; typed so
 
 
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):

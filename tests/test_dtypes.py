@@ -192,3 +192,16 @@ def test_lists(loss):
     want = results(loss, "value_grad_hess", pred, target)
     for name in want:
         assert_array_equal(got[name], want[name])
+
+
+@pytest.mark.parametrize("classes", [256, 257, 1023, 1024, 1025, 2047, 2048, 2049])
+def test_classes_apart_at_the_limit_of_the_scratch(dtype, classes):
+    """Where rows stop to be taken side by side, for either dtype: one more class did overflow."""
+    rng = np.random.default_rng(classes)
+    pred = rng.normal(size=(2, classes, 70)).astype(dtype)
+    labels = rng.integers(classes, size=(2, 70))
+    apart = fl.cross_entropy.value_grad_hess(pred, labels, axis=1)
+    near = fl.cross_entropy.value_grad_hess(np.moveaxis(pred, 1, -1).copy(), labels)
+    assert_allclose(apart[0], near[0], rtol=1e-6 if dtype == "float32" else 1e-14)
+    for a, b in zip(apart[1:], near[1:], strict=True):
+        assert_allclose(np.moveaxis(a, 1, -1), b, rtol=1e-5 if dtype == "float32" else 1e-13)

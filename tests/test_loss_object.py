@@ -186,7 +186,7 @@ def test_equality_and_hash():
             assert (a == b) is (i == j), (a, b)
             assert (a != b) is (i != j)
     assert len(set(distinct)) == len(distinct)
-    assert fl.mse_loss != "mse_loss" and fl.mse_loss != None  # noqa: E711
+    assert fl.mse_loss not in ("mse_loss", None)
     again = fl.cross_entropy.bind(ignore_index=2, class_weight=np.arange(1.0, 5.0))
     assert again == BOUND["array"] and hash(again) == hash(BOUND["array"])
     assert fl.huber_loss.bind(delta=2) == fl.huber_loss.bind(delta=2.0)
@@ -247,3 +247,16 @@ def test_a_booster_wants_the_sum():
     grad, hess = objective(pred, target)
     np.testing.assert_allclose(grad, p - target, 1e-12)
     np.testing.assert_allclose(hess, p * (1 - p), 1e-12)
+
+
+@pytest.mark.parametrize(
+    ("loss", "name", "bad"),
+    [
+        (fl.binary_cross_entropy_with_logits, "pos_weight", -1.0),
+        (fl.cross_entropy, "class_weight", [1.0, -1.0]),
+        (fl.cross_entropy, "class_weight", [[1.0]]),
+    ],
+)
+def test_bind_checks_arrays_at_once(loss, name, bad):
+    with pytest.raises(ValueError, match=f"{loss.name}: {name}: expected"):
+        loss.bind(**{name: bad})

@@ -381,7 +381,7 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
 cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
                       const int64_t* y, T* u) noexcept nogil:
     # What multiplies -log p of each class: class weight x (smoothed) target.
-    cdef Py_ssize_t i, k, lane, col, cols, lanes = n if c.lanes else LANES
+    cdef Py_ssize_t i, k, lane, col, cols
     cdef T[BLOCK] class_weight
     cdef T one
     cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
@@ -596,7 +596,6 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
-    cdef double d
     if c.soft or c.smoothing != 0:
         for i in range(n):
             s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
