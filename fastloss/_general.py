@@ -126,6 +126,10 @@ class Call:
                 )
         return reduction
 
+    def counts(self, reduction: str, normalizer: Any) -> bool:
+        """Whether the sum of the weights is asked for."""
+        return self.gate.results == "" or (reduction == "mean" and normalizer is None)
+
     def outputs(self, out: Any, reduction: str, inputs: dict[str, Any]) -> dict[str, Array | None]:
         """The arrays to write, by result; None for a loss that is reduced."""
         results: str = self.gate.results
@@ -392,8 +396,8 @@ class Elementwise(_Pickles, ElementwiseGate):
         count = float(call.pred.size)
         in_place = "g" in arrays and arrays["g"] is not None and _same(arrays["g"], call.pred)
         weighted = weight is not None or keep is not None
-        needed = weighted and (self.results == "" or (reduction == "mean" and normalizer is None))
-        if needed or (bounded and (in_place or self.results == "")):
+        counted = weighted and call.counts(reduction, normalizer)
+        if counted or (bounded and (in_place or self.results == "")):
             job.start("weigh")
             run(job, threads)
             if job.bad:
@@ -525,7 +529,8 @@ class Rows(_Pickles, RowsGate):
             )
 
         count = float(math.prod(call.shape))
-        if not soft or (weight is not None or keep is not None):
+        weighted = weight is not None or keep is not None
+        if not soft or (weighted and call.counts(reduction, normalizer)):
             job.start("weigh")
             run(job, threads)
             if job.bad:

@@ -131,6 +131,17 @@ def test_totals_are_exact_sums(loss, layout, n, rng):
     assert abs(total - math.fsum(each)) <= 2**-50 * math.fsum(abs(each))
 
 
+@every_loss
+@pytest.mark.parametrize("shape", [(1,), (320,), (32768,), (32769,)])
+def test_the_short_way_and_the_general(loss, shape, dtype):
+    """Small plain calls go from the gate to the kernel; a given reduction sends them about."""
+    pred, target = inputs(loss, shape, dtype=dtype)
+    for method in METHODS:
+        short = results(loss, method, pred, target)
+        general = results(loss, method, pred, target, reduction="mean")
+        assert all(np.array_equal(short[name], general[name]) for name in short), method
+
+
 @pytest.mark.skipif("FASTLOSS_ISA" in os.environ, reason="an instruction set is forced already")
 @pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if isa != fl.kernels.isa])
 def test_other_instruction_sets(isa):
