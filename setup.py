@@ -23,6 +23,7 @@ FLAGS = [
     "-g0",  # debug information would be most of the wheel
     "-fno-math-errno",  # sqrt and others need not set errno, so they are one instruction
     "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
+    "-fno-tree-loop-distribute-patterns",
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
 ISAS = {

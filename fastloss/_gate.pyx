@@ -51,7 +51,7 @@ cdef enum:
     RANGE = 32768  # elements: a range takes 5 us or more, against 20 ns to claim it
     RANGES = 4096  # at most so many partial sums, whatever the size
     SCRATCH = 1 << 19  # bytes a thread may use for the exponentials of its rows
-    SHORT = 256  # classes: to here rows side by side are faster than one after the other
+    SHORT = 96  # classes: to here rows side by side are faster than one after the other
     GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
@@ -87,7 +87,12 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     c.ranges = (c.size + c.range - 1) // c.range
     if not c.stored:
         return sizeof(fl_workspace)
-    return sizeof(fl_workspace) + unit * (1 if c.lanes else c.group)
+    # Room for two groups of rows, of which one is written while the other is read; for a group's
+    # logits besides its exponentials.
+    if not c.lanes:
+        unit *= c.group
+    c.double_buffered = (c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+    return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
 
 
 cdef fl_workspace* workspace(size_t size, char** memory) except NULL:
@@ -230,7 +235,7 @@ cdef class Job:
                     r = fl_claim(&self.claimed)
                     if r >= self.call.ranges:
                         break
-                    self.driver(&self.call, r, ws)
+                    fl_run(self.driver, &self.call, r, ws)
                     if main and fl_milliseconds() - last >= POLL:
                         with gil:
                             PyErr_CheckSignals()
@@ -387,7 +392,7 @@ cdef class Gate:
         if c.ranges != 1:
             return None
         if kind == ROWS:
-            DRIVERS.weigh[wide](&c, 0, NULL)
+            fl_run(DRIVERS.weigh[wide], &c, 0, NULL)
             if c.bad:
                 return None
             count = partial
@@ -407,10 +412,10 @@ cdef class Gate:
             c.hess.data = <char*>cnp.PyArray_DATA(hess)
         ws = <fl_workspace*>fl_own if scratch <= sizeof(fl_own) else workspace(scratch, &memory)
         if size <= HOLD_GIL:
-            driver(&c, 0, ws)
+            fl_run(driver, &c, 0, ws)
         else:
             with nogil:
-                driver(&c, 0, ws)
+                fl_run(driver, &c, 0, ws)
         free(memory)
         if c.bad:
             return None

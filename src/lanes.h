@@ -18,7 +18,7 @@ enum { FL_ADDS = 8 }; /* in one lane, before it goes to double: 16 equal terms w
 typedef struct {
     __attribute__((aligned(64))) double pred[FL_BLOCK], target[FL_BLOCK], extra[FL_BLOCK];
     double weight[FL_BLOCK], loss[FL_BLOCK], grad[FL_BLOCK], hess[FL_BLOCK];
-    double top[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
+    double top[FL_LANES], near[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
     double second[FL_LANES], one_minus[FL_LANES], scale[FL_LANES];
     double total[2 * FL_LANES], below[2 * FL_LANES], dot[FL_LANES], mass[FL_LANES];
 } fl_workspace; /* the exponentials of a group of rows follow */
@@ -45,10 +45,40 @@ typedef struct {
                 lane[l] = z[l] > lane[l] ? z[l] : lane[l];                                         \
         memcpy(top, lane, sizeof lane);                                                            \
     }                                                                                              \
+    FL_INLINE T fl_greatest_##S(T *restrict lane) {                                                \
+        for (int half = FL_LANES / 2; half; half /= 2)                                             \
+            for (int l = 0; l < half; ++l)                                                         \
+                lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];                     \
+        return lane[0];                                                                            \
+    }                                                                                              \
+    FL_INLINE T fl_highest_of_all_##S(const T *restrict z, ptrdiff_t steps) {                      \
+        T lane[FL_LANES];                                                                          \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            lane[l] = -INFINITY;                                                                   \
+        fl_highest_##S(z, steps, lane);                                                            \
+        return fl_greatest_##S(lane);                                                              \
+    }                                                                                              \
+    /* The same of n numbers, which it copies to whole steps, filled up with -inf. */              \
+    FL_INLINE T fl_copy_highest_##S(T *restrict block, const T *restrict z, ptrdiff_t n) {         \
+        T lane[FL_LANES];                                                                          \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            lane[l] = -INFINITY;                                                                   \
+        for (; n >= FL_LANES; n -= FL_LANES, z += FL_LANES, block += FL_LANES)                     \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                block[l] = z[l];                                                                   \
+                lane[l] = z[l] > lane[l] ? z[l] : lane[l];                                         \
+            }                                                                                      \
+        if (n) {                                                                                   \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                block[l] = -INFINITY;                                                              \
+            memcpy(block, z, (size_t)n * sizeof(T));                                               \
+            fl_highest_##S(block, 1, lane);                                                        \
+        }                                                                                          \
+        return fl_greatest_##S(lane);                                                              \
+    }                                                                                              \
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
-     * the same unit. Meanwhile the memory at                                                      \
-     * `ahead`, the next to be read, is brought near: the processor's own prefetch stops at the    \
-     * end of a page, and the copy that reads it has no arithmetic to hide the wait behind. */     \
+     * the same unit. Meanwhile the memory at `ahead`, soon to be read, is brought near, to the L2 \
+     * cache: the processor's own prefetch stops at the end of a page. */                          \
     FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
                                        ptrdiff_t steps, const T *restrict top,                     \
                                        double *restrict total, double *restrict below,             \
@@ -59,7 +89,7 @@ typedef struct {
             for (; i < end; ++i, z += FL_LANES, e += FL_LANES) {                                   \
                 if (ahead)                                                                         \
                     for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                          \
-                        __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b);          \
+                        __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);        \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     T x = fl_exp_scaled_##S(z[l] - top[l]);                                        \
                     e[l] = x;                                                                      \
@@ -93,19 +123,44 @@ typedef struct {
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
-     * given, since it would cancel. */                                                            \
-    FL_INLINE void fl_scaled_##S(int hessian, const T *restrict e, ptrdiff_t steps,                \
-                                 const T *restrict factor, const T *restrict inverse,              \
-                                 const T *restrict first, const T *restrict second,                \
+    /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \
+     * own, so that no partial product is subnormal unless the gradient is. */                     \
+    FL_INLINE void fl_factors_##S(                                                                 \
+        ptrdiff_t n, int hessian, const double *restrict w, const double *restrict df,             \
+        const double *restrict ddf, const double *restrict over, const double *restrict others,    \
+        double by, double share, T *restrict near, T *restrict factor, T *restrict inverse,        \
+        T *restrict first, T *restrict second, T *restrict one_minus, T *restrict scale) {         \
+        for (ptrdiff_t l = 0; l < n; ++l) {                                                        \
+            double weight = w[l] * by, f = df[l] * weight * (over[l] * share);                     \
+            int large = fabs(f) > 1;                                                               \
+            near[l] = (T)(FL_UNSCALE_##S * (large ? f : 1));                                       \
+            factor[l] = (T)(large ? 1 : f);                                                        \
+            first[l] = (T)(df[l] * weight);                                                        \
+            scale[l] = (T)weight;                                                                  \
+        }                                                                                          \
+        if (hessian)                                                                               \
+            for (ptrdiff_t l = 0; l < n; ++l) {                                                    \
+                double q = over[l] * share;                                                        \
+                inverse[l] = (T)q;                                                                 \
+                second[l] = (T)(ddf[l] * (w[l] * by));                                             \
+                one_minus[l] = (T)(share == 1 ? others[l] * q : 1 - q);                            \
+            }                                                                                      \
+    }                                                                                              \
+    /* Of a loss f(d): f' q, and f' q (1 - q) + f'' q q with q = e / S; 1 - q of the greatest is   \
+     * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. */          \
+    FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *restrict e, ptrdiff_t steps,     \
+                                 const T *restrict near, const T *restrict factor,                 \
+                                 const T *restrict inverse, const T *restrict second,              \
                                  const T *restrict one_minus, T *restrict grad,                    \
                                  T *restrict hess) {                                               \
         for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T x = e[l] * FL_UNSCALE_##S, q = x * inverse[l];                                   \
-                grad[l] = x * factor[l];                                                           \
+                int k = apart ? l : 0;                                                             \
+                T g = e[l] * near[k] * factor[k], q = e[l] * FL_UNSCALE_##S * inverse[k];          \
+                T known = one_minus[k], rest = e[l] == 1 / FL_UNSCALE_##S ? known : 1 - q;         \
+                grad[l] = g;                                                                       \
                 if (hessian)                                                                       \
-                    hess[l] = q * (first[l] * (x == 1 ? one_minus[l] : 1 - q) + second[l] * q);    \
+                    hess[l] = g * rest + second[k] * q * q;                                        \
             }                                                                                      \
     }
 FL_DEFINE_LANES(float, f32)

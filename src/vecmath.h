@@ -24,52 +24,55 @@
 #define FL_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product. Times
- * FL_UNSCALE it is exp(x), right in the subnormals too, and exactly 0 only where the exact value
- * rounds to 0. */
+/* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product, and 0
+ * only where exp(x) rounds to 0. Times FL_UNSCALE it is exp(x). The polynomial's even and odd halves
+ * go side by side: the processor looks ahead too short a way to find the next vector's work. */
 #define FL_UNSCALE_f32 0x1p-64f
 #define FL_UNSCALE_f64 0x1p-128
 FL_INLINE float fl_exp_scaled_f32(float x) {
     const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer, in the low bits */
-    x = x < -105.0f ? -105.0f : x;
     float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic;
-    float r = FL_FMAF(n, -9.0580006145e-06f, FL_FMAF(n, -6.9313812256e-01f, x));
-    float q = 0.00138146177907026834f;
-    q = FL_FMAF(q, r, 0.00836871703327805474f);
-    q = FL_FMAF(q, r, 0.0416683877289201003f);
-    q = FL_FMAF(q, r, 0.16666520630583014f);
-    q = FL_FMAF(q, r, 0.499999934489174929f);
-    float p = FL_FMAF(r * r, q, r) + 1.0f;
+    float r = FL_FMAF(n, -9.0580006145e-06f, FL_FMAF(n, -6.9313812256e-01f, x)), r2 = r * r;
+    float even = 0.00138146177907026834f, odd = 0.00836871703327805474f;
+    even = FL_FMAF(even, r2, 0.0416683877289201003f);
+    odd = FL_FMAF(odd, r2, 0.16666520630583014f);
+    even = FL_FMAF(even, r2, 0.499999934489174929f);
+    float p = FL_FMAF(FL_FMAF(odd, r, even), r2, r);
     uint32_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits = (bits << 23) + ((uint32_t)(127 + 64) << 23);
     memcpy(&t, &bits, sizeof bits);
-    return p * t;
+    p = FL_FMAF(p, t, t);
+    return x < -104.0f ? 0.0f : p;
 }
 
 FL_INLINE double fl_exp_scaled_f64(double x) {
     const double magic = 6755399441055744.0; /* 1.5 2^52 */
-    x = x < -746.0 ? -746.0 : x;
     double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic;
     double r = FL_FMA(n, -1.90821492927058770002e-10, FL_FMA(n, -6.93147180369123816490e-01, x));
-    double q = 2.0826563245549260941e-9;
-    q = FL_FMA(q, r, 2.5112034140491924663e-8);
-    q = FL_FMA(q, r, 2.7557582028378726852e-7);
-    q = FL_FMA(q, r, 2.755723487004166059e-6);
-    q = FL_FMA(q, r, 0.000024801586926459477983);
-    q = FL_FMA(q, r, 0.00019841269896375329489);
-    q = FL_FMA(q, r, 0.0013888888889115694008);
-    q = FL_FMA(q, r, 0.0083333333333170378172);
-    q = FL_FMA(q, r, 0.041666666666666094202);
-    q = FL_FMA(q, r, 0.16666666666666683415);
-    q = FL_FMA(q, r, 0.50000000000000000439);
-    double p = FL_FMA(r * r, q, r) + 1.0;
+    double r2 = r * r, even = 2.0826563245549260941e-9, odd = 2.5112034140491924663e-8;
+    even = FL_FMA(even, r2, 2.7557582028378726852e-7);
+    odd = FL_FMA(odd, r2, 2.755723487004166059e-6);
+    even = FL_FMA(even, r2, 0.000024801586926459477983);
+    odd = FL_FMA(odd, r2, 0.00019841269896375329489);
+    even = FL_FMA(even, r2, 0.0013888888889115694008);
+    odd = FL_FMA(odd, r2, 0.0083333333333170378172);
+    even = FL_FMA(even, r2, 0.041666666666666094202);
+    odd = FL_FMA(odd, r2, 0.16666666666666683415);
+    even = FL_FMA(even, r2, 0.50000000000000000439);
+    double p = FL_FMA(FL_FMA(odd, r, even), r2, r);
     uint64_t bits;
     memcpy(&bits, &t, sizeof bits);
     bits = (bits << 52) + ((uint64_t)(1023 + 128) << 52);
     memcpy(&t, &bits, sizeof bits);
-    return p * t;
+    p = FL_FMA(p, t, t);
+    return x < -745.5 ? 0.0 : p;
 }
+
+/* The square root of FL_UNSCALE. With u = exp(x), a product that may be large times u is right also
+ * where u alone is no normal number if it is taken of v = u / FL_HALFWAY, and unscaled then. */
+#define FL_HALFWAY_f32 0x1p-32f
+#define FL_HALFWAY_f64 0x1p-64
 
 /* exp(x) for x <= 0. */
 FL_INLINE float fl_exp_nonpositive_f32(float x) {
@@ -80,29 +83,41 @@ FL_INLINE double fl_exp_nonpositive_f64(double x) {
     return fl_exp_scaled_f64(x) * FL_UNSCALE_f64;
 }
 
-/* log(1 + u) for u in [0, 1]: u - s (u - R), s = u / (2 + u), 2 atanh(s) = 2 s + s R. */
-FL_INLINE float fl_log1p_unit_f32(float u) {
+/* log(1 + u) / FL_HALFWAY for u in [0, 1] and v = u / FL_HALFWAY: u - s (u - R), s = u / (2 + u),
+ * 2 atanh(s) = 2 s + s R. */
+FL_INLINE float fl_log1p_scaled_f32(float u, float v) {
+    const float by = 1 / FL_HALFWAY_f32;
     float s = u / (2.0f + u), z = s * s;
-    float q = 0.280244645749052903f;
-    q = FL_FMAF(q, z, 0.279991396294260814f);
-    q = FL_FMAF(q, z, 0.400216991705101281f);
-    q = FL_FMAF(q, z, 0.666664131310907492f);
-    return FL_FMAF(-s, FL_FMAF(-z, q, u), u);
+    float q = 0.280244645749052903f * by;
+    q = FL_FMAF(q, z, 0.279991396294260814f * by);
+    q = FL_FMAF(q, z, 0.400216991705101281f * by);
+    q = FL_FMAF(q, z, 0.666664131310907492f * by);
+    return FL_FMAF(-s, FL_FMAF(-z, q, v), v);
+}
+
+FL_INLINE double fl_log1p_scaled_f64(double u, double v) {
+    const double by = 1 / FL_HALFWAY_f64;
+    double s = u / (2.0 + u), z = s * s, z2 = z * z;
+    double odd = 0.170186296611808656 * by, even = 0.083400700090064636913 * by;
+    odd = FL_FMA(odd, z2, 0.12106094073891260459 * by);
+    even = FL_FMA(even, z2, 0.133009725008245301 * by);
+    odd = FL_FMA(odd, z2, 0.15386560015221940999 * by);
+    even = FL_FMA(even, z2, 0.18181743920004432421 * by);
+    odd = FL_FMA(odd, z2, 0.22222223969894530723 * by);
+    even = FL_FMA(even, z2, 0.28571428547850684502 * by);
+    odd = FL_FMA(odd, z2, 0.40000000000157275482 * by);
+    even = FL_FMA(even, z2, 0.66666666666666303673 * by);
+    double q = FL_FMA(odd, z, even);
+    return FL_FMA(-s, FL_FMA(-z, q, v), v);
+}
+
+/* log(1 + u) for u in [0, 1]. */
+FL_INLINE float fl_log1p_unit_f32(float u) {
+    return fl_log1p_scaled_f32(u, u / FL_HALFWAY_f32) * FL_HALFWAY_f32;
 }
 
 FL_INLINE double fl_log1p_unit_f64(double u) {
-    double s = u / (2.0 + u), z = s * s;
-    double q = 0.170186296611808656;
-    q = FL_FMA(q, z, 0.083400700090064636913);
-    q = FL_FMA(q, z, 0.12106094073891260459);
-    q = FL_FMA(q, z, 0.133009725008245301);
-    q = FL_FMA(q, z, 0.15386560015221940999);
-    q = FL_FMA(q, z, 0.18181743920004432421);
-    q = FL_FMA(q, z, 0.22222223969894530723);
-    q = FL_FMA(q, z, 0.28571428547850684502);
-    q = FL_FMA(q, z, 0.40000000000157275482);
-    q = FL_FMA(q, z, 0.66666666666666303673);
-    return FL_FMA(-s, FL_FMA(-z, q, u), u);
+    return fl_log1p_scaled_f64(u, u / FL_HALFWAY_f64) * FL_HALFWAY_f64;
 }
 
 /* log(x) for x = 0 or x normal and positive; inf and nan as they are. */
@@ -118,14 +133,14 @@ FL_INLINE double fl_log_f64(double x) {
     memcpy(&k, &high, sizeof k);
     f -= 1.0;
     k -= 4503599627370496.0 + 1023.0;
-    double s = f / (2.0 + f), z = s * s;
-    double q = 0.14796080435936603374;
-    q = FL_FMA(q, z, 0.15314038097200747314);
-    q = FL_FMA(q, z, 0.18183564789021632335);
-    q = FL_FMA(q, z, 0.22222198564732247781);
-    q = FL_FMA(q, z, 0.28571428742465702127);
-    q = FL_FMA(q, z, 0.39999999999414345556);
-    q = FL_FMA(q, z, 0.66666666666667344597);
+    double s = f / (2.0 + f), z = s * s, z2 = z * z;
+    double even = 0.14796080435936603374, odd = 0.15314038097200747314;
+    even = FL_FMA(even, z2, 0.18183564789021632335);
+    odd = FL_FMA(odd, z2, 0.22222198564732247781);
+    even = FL_FMA(even, z2, 0.28571428742465702127);
+    odd = FL_FMA(odd, z2, 0.39999999999414345556);
+    even = FL_FMA(even, z2, 0.66666666666667344597);
+    double q = FL_FMA(odd, z, even);
     double log1p = FL_FMA(-s, FL_FMA(-z, q, f), f);
     double y = FL_FMA(k, 1.90821492927058770002e-10, log1p);
     y = FL_FMA(k, 6.93147180369123816490e-01, y);

@@ -264,7 +264,7 @@ def magnitudes(dtype: np.dtype) -> np.ndarray:
     reach = 170 if dtype == np.float32 else 790
     sizes = [info.smallest_subnormal, tiny / 3, tiny, tiny**0.5, eps**2, eps / 2, eps, eps**0.5]
     sizes += [1e-3, 0.1, 0.5, np.log(2), 1, 2, 5, 10, 20, *edges, *np.multiply(edges, 0.5), reach]
-    sizes += [1e4, 1e10, largest**0.5, largest / 4]
+    sizes += [2 - np.log(tiny), 1e4, 1e10, largest**0.5, largest / 4]
     return np.array(sizes, dtype)
 
 

@@ -3,6 +3,9 @@
 A nan of any payload or sign gives nan; what is masked gives exact zeros whatever it holds.
 """
 
+import ctypes.util
+import platform
+import sys
 import warnings
 
 import numpy as np
@@ -306,12 +309,31 @@ def test_nothing_is_lost_where_others_return_zero(classes):
 
 @infinities
 def test_tiny_inputs_and_signed_zeros(dtype):
-    tiny = np.finfo(dtype).smallest_subnormal
-    pred = np.array([tiny, -tiny, 0.0, -0.0], dtype)
-    zero = np.zeros(4, dtype)
-    grad = fl.mse_loss.grad(pred, zero, reduction="none")
-    assert_array_equal(grad, 2 * pred)
-    assert_array_equal(fl.huber_loss.grad(pred, zero, reduction="none"), pred)
+    tiny, least = np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal
+    below = tiny - least
+    pred = np.array([tiny, -tiny, below, -below, least, -least, 0.0, -0.0], dtype)
+    zero = np.zeros_like(pred)
+    for loss, factor in (fl.mse_loss, 2), (fl.huber_loss, 1):
+        grad = loss.grad(pred, zero, reduction="none")
+        assert_array_equal(grad, factor * pred)
+        assert_array_equal(np.signbit(grad), np.signbit(pred))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs the C library's fesetround")
+@every_loss
+def test_the_rounding_mode_of_the_thread_is_not_the_kernel_s_and_stays(loss):
+    upward = 0x400000 if platform.machine() in ("arm64", "aarch64") else 0x800
+    library = ctypes.CDLL(ctypes.util.find_library("m"))
+    pred, target = inputs(loss, (50,))
+    want = loss.value_grad_hess(pred, target, reduction="none")
+    assert library.fesetround(upward) == 0
+    try:
+        got = loss.value_grad_hess(pred, target, reduction="none")
+        assert library.fegetround() == upward
+    finally:
+        library.fesetround(0)
+    for result, expected in zip(got, want, strict=True):
+        assert_array_equal(result, expected)
 
 
 @every_loss

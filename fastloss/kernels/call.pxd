@@ -4,6 +4,7 @@ from libc.stdint cimport int64_t
 cdef enum:
     LANES = 64  # independent sums: enough to hide the latency of an add at any vector width
     STEPS = 16
+    NEAR = 8  # ranges: the arrays of a call of so few are in the L2 cache
     BLOCK = 1024  # STEPS x LANES elements: a block of each operand fits the L1 cache
 
 cdef extern from "call.h" nogil:
@@ -34,6 +35,7 @@ cdef extern from "call.h" nogil:
         Py_ssize_t n
         int wide
         int order
+        int ahead
 
     ctypedef void (*fl_block)(fl_elements*) noexcept nogil
 
@@ -69,11 +71,12 @@ cdef extern from "call.h" nogil:
         int soft
         int lanes
         int stored
+        int double_buffered
         int bad
 
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
-        double[LANES] top, factor, inverse, first, second, one_minus, scale
+        double[LANES] top, near, factor, inverse, first, second, one_minus, scale
         double[2 * LANES] total, below
         double[LANES] dot, mass
 
@@ -84,6 +87,12 @@ cdef extern from "call.h" nogil:
         fl_driver[2] rows
         fl_driver[2] weigh
 
+    ctypedef struct fl_mode:
+        pass
+
+    fl_mode fl_enter(bint)
+    void fl_leave(fl_mode)
+    void fl_run(fl_driver, fl_call*, Py_ssize_t, fl_workspace*)
     char* fl_row(const fl_operand*, Py_ssize_t)
     void fl_load_f32(float*, const char*, Py_ssize_t, Py_ssize_t, int)
     void fl_load_f64(double*, const char*, Py_ssize_t, Py_ssize_t, int)

@@ -227,8 +227,10 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
 cdef void weigh_block(T* x, const T* w, double scale, Py_ssize_t n) noexcept nogil:
     # The product of weight and scale is in range where each may not be.
     cdef Py_ssize_t i
+    cdef fl_mode own = fl_enter(True)
     for i in range(n):
         x[i] = <T>0 if w[i] == 0 else x[i] * <T>(w[i] * scale)
+    fl_leave(own)
 
 
 cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
@@ -243,6 +245,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
     partial.high = partial.low = 0
     b.wide = T is double
     b.order = c.order
+    b.ahead = c.ranges > NEAR
     b.scale = 1 if c.weight.data or c.mask.data else c.scale
     b.knobs = c.knobs
     b.loss = loss
@@ -297,8 +300,12 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
 # 1 - p of the largest class is (S - 1) / S with S - 1 summed on its own, which does not cancel.
 
 cdef struct Rows:
+    Py_ssize_t row, n  # the rows [row, row + n)
+    Py_ssize_t j, step  # how far they are written
+    void* e
     int64_t[LANES] y
-    double[LANES] w, label_logit, top, sum, others, dot, mass, odds, loss, first, second
+    double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
+    double[LANES] dot, mass, odds, loss, first, second
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
@@ -348,9 +355,31 @@ cdef inline Py_ssize_t steps_of(const fl_call* c) noexcept nogil:
     return c.classes if c.lanes else (c.classes + LANES - 1) // LANES
 
 
+cdef inline void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
+    if T is float:
+        fl_highest_f32(z, steps, top)
+    else:
+        fl_highest_f64(z, steps, top)
+
+
+cdef inline T highest_of_all(const T* z, Py_ssize_t steps) noexcept nogil:
+    if T is float:
+        return fl_highest_of_all_f32(z, steps)
+    else:
+        return fl_highest_of_all_f64(z, steps)
+
+
+cdef inline T copy_highest(T* block, const T* z, Py_ssize_t n) noexcept nogil:
+    if T is float:
+        return fl_copy_highest_f32(block, z, n)
+    else:
+        return fl_copy_highest_f64(block, z, n)
+
+
 cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
-                     const int64_t* y, double* label_logit, T* block) noexcept nogil:
+                     const int64_t* y, double* label_logit, T* block, T* most) noexcept nogil:
     # Steps [step, step + steps) of a unit's logits; the label's is taken out (-inf), as is padding.
+    # Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
     cdef bint take_out = not c.soft and c.smoothing == 0
     cdef const char* src
@@ -367,14 +396,21 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
     src = fl_row(&c.pred, row) + col * c.pred.step
-    if adjacent(&c.pred, <T>0) and cols % LANES == 0 and not 0 <= k < cols:
-        return <const T*>src
-    load(block, src, c.pred.step, cols, c.pred.code)
-    for i in range(cols, steps * LANES):
-        block[i] = -<T>INFINITY
+    if adjacent(&c.pred, <T>0):
+        if cols % LANES == 0 and not 0 <= k < cols:
+            most[0] = highest_of_all(<const T*>src, steps)
+            return <const T*>src
+        most[0] = copy_highest(block, <const T*>src, cols)
+    else:
+        load(block, src, c.pred.step, cols, c.pred.code)
+        for i in range(cols, steps * LANES):
+            block[i] = -<T>INFINITY
+        most[0] = highest_of_all(block, steps)
     if 0 <= k < cols:
         label_logit[0] = block[k]
         block[k] = -<T>INFINITY
+        if not label_logit[0] < most[0]:
+            most[0] = highest_of_all(block, steps)
     return block
 
 
@@ -425,13 +461,6 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
             u[i] = 0
 
 
-cdef inline void highest(const T* z, Py_ssize_t steps, T* top) noexcept nogil:
-    if T is float:
-        fl_highest_f32(z, steps, top)
-    else:
-        fl_highest_f64(z, steps, top)
-
-
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
                               double* total, double* below, const char* ahead) noexcept nogil:
     # The flag is a constant in each of the two loops.
@@ -455,35 +484,23 @@ cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* to
         fl_distances_f64(z, u, steps, top, dot, mass)
 
 
-cdef inline void scaled(bint hessian, const T* e, Py_ssize_t steps, const T* factor,
-                        const T* inverse, const T* first, const T* second, const T* one_minus,
-                        T* grad, T* hess) noexcept nogil:
+cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, fl_workspace* ws,
+                        T* grad) noexcept nogil:
     if T is float:
-        fl_scaled_f32(hessian, e, steps, factor, inverse, first, second, one_minus, grad, hess)
+        fl_scaled_f32(apart, hessian, e, steps, <float*>ws.near, <float*>ws.factor,
+                      <float*>ws.inverse, <float*>ws.second, <float*>ws.one_minus,
+                      grad, <float*>ws.hess)
     else:
-        fl_scaled_f64(hessian, e, steps, factor, inverse, first, second, one_minus, grad, hess)
+        fl_scaled_f64(apart, hessian, e, steps, ws.near, ws.factor, ws.inverse, ws.second,
+                      ws.one_minus, grad, ws.hess)
 
 
-cdef inline T greatest(const T* x) noexcept nogil:
-    cdef T[32] m
-    cdef Py_ssize_t i
-    for i in range(32):
-        m[i] = x[i] if x[i] > x[i + 32] else x[i + 32]
-    for i in range(16):
-        m[i] = m[i] if m[i] > m[i + 16] else m[i + 16]
-    for i in range(8):
-        m[i] = m[i] if m[i] > m[i + 8] else m[i + 8]
-    for i in range(4):
-        m[i] = m[i] if m[i] > m[i + 4] else m[i + 4]
-    m[0] = m[0] if m[0] > m[2] else m[2]
-    m[1] = m[1] if m[1] > m[3] else m[3]
-    return m[0] if m[0] > m[1] else m[1]
-
-
-cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
-                       T* e) noexcept nogil:
-    # The sums of n rows side by side into s; e gets exp(z - top).
+cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # The sums of rows side by side into s; e gets exp(z - top).
+    cdef Py_ssize_t row = s.row, n = s.n
+    cdef T* e = <T*>s.e
     cdef T* block = <T*>ws.pred
+    cdef T* all_logits = e + c.unit  # if there is room for them
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
     cdef Py_ssize_t step, steps, i
@@ -495,7 +512,9 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t 
     clear(ws, split, soft)
     for step from 0 <= step < c.classes by STEPS:
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
-        z = logits(c, row, n, step, steps, s.y, s.label_logit, block)
+        if c.double_buffered:
+            block = all_logits + step * LANES
+        z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
         highest(z, steps, top)
     for i in range(n):
         s.top[i] = top[i]
@@ -503,8 +522,10 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t 
         top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
     for step from 0 <= step < c.classes by STEPS:
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
-        if c.classes > STEPS:  # else z is the one block, as it was
-            z = logits(c, row, n, step, steps, s.y, s.label_logit, block)
+        if c.double_buffered:
+            z = all_logits + step * LANES
+        elif c.classes > STEPS:  # else z is the one block, as it was
+            z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
         if soft:
             target_mass(c, row, n, step, steps, s.y, u)
             distances(z, u, steps, top, ws.dot, ws.mass)
@@ -519,10 +540,27 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t 
             s.mass[i] = ws.mass[i]
 
 
-cdef void reduce_row(fl_call* c, fl_workspace* ws, Py_ssize_t row, Rows* s, Py_ssize_t j,
-                     T* e) noexcept nogil:
-    # The sums of a row into s, in one pass: each block has its own maximum, and its sums are merged
-    # with those before it. e gets exp(z - the block's maximum), and the maxima behind.
+cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split,
+                         bint soft) noexcept nogil:
+    # A row's maximum has risen: all that was summed is below it.
+    cdef Py_ssize_t i
+    for i in range(2 * LANES):
+        ws.total[i] *= share
+    if split:
+        for i in range(2 * LANES):
+            ws.below[i] = ws.total[i]
+    if soft:
+        for i in range(LANES):
+            ws.dot[i] += weighed(ws.mass[i], rise)
+
+
+cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
+                     T tag) noexcept nogil:
+    # The sums of a row into s, in one pass: the maximum is that of the blocks so far. e gets
+    # exp(z - this maximum), and the maxima behind. With each block one of the rows before these is
+    # written, so that memory works both ways while the arithmetic goes on.
+    cdef Py_ssize_t row = s.row + j
+    cdef T* e = <T*>s.e + (j * c.unit if c.stored else 0)
     cdef T* block = <T*>ws.pred
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
@@ -532,70 +570,49 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Py_ssize_t row, Rows* s, Py_s
     cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
     cdef bint keep = c.stored and c.order
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
-    cdef double m = -INFINITY, own, share, dot = 0, mass = 0, equal = 0, block_sum, block_below
-    cdef double block_mass, block_equal
-    cdef Sum sum, below
+    cdef T m = -<T>INFINITY, own
     cdef const T* z
     cdef const char* ahead
-    sum.high = sum.low = below.high = below.low = block_below = 0
+    clear(ws, split, soft)
+    for i in range(LANES):
+        top[i] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        z = logits(c, row, 1, step, steps, &s.y[j], &s.label_logit[j], block)
-        for i in range(LANES):
-            top[i] = -<T>INFINITY
-        highest(z, steps, top)
-        own = greatest(top)
+        z = logits(c, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
+        write_next(c, ws, last, tag)  # meanwhile the processor finds the maximum
+        if own > m:
+            if m > -<T>INFINITY:
+                rescale(ws, fl_exp_nonpositive_f64(<double>m - own), <double>own - m, split, soft)
+            m = own
+            for i in range(LANES):
+                top[i] = m
         if keep:
-            tops[step // STEPS] = <T>own
+            tops[step // STEPS] = m
             into = e + step * LANES
-        for i in range(LANES):
-            top[i] = <T>0 if own == -INFINITY else <T>own
-        clear(ws, split, soft)
-        # The next block, or the next row.
-        ahead = fl_row(&c.pred, row) + min((step + steps) * LANES, c.classes) * c.pred.step
+        # The block after the next, or the row.
+        ahead = (fl_row(&c.pred, row)
+                 + (min((step + steps) * LANES, c.classes) + BLOCK) * c.pred.step)
         exponentials(split, into, z, steps, top, ws.total, ws.below, ahead)
-        block_sum = merged(ws.total) * unscale
-        if split:
-            block_below = merged(ws.below) * unscale
-        block_equal = floor(block_sum - block_below + 0.5)
         if soft:
             target_mass(c, row, 1, step, steps, &s.y[j], u)
             distances(z, u, steps, top, ws.dot, ws.mass)
-            block_mass = merged(ws.mass)
-            if own > m and mass != 0:
-                dot += mass * (own - m)
-            dot += merged(ws.dot)
-            if own < m and block_mass != 0:
-                dot += block_mass * (m - own)
-            mass += block_mass
-        if own > m:
-            share = fl_exp_nonpositive_f64(m - own)
-            sum.high *= share
-            sum.low *= share
-            below.high = (below.high + equal) * share
-            below.low *= share
-            equal = 0
-            m = own
-        share = 1 if own == m else fl_exp_nonpositive_f64(own - m)
-        add(&sum, block_sum * share)
-        if own == m:
-            add(&below, block_below)
-            equal += block_equal
-        else:
-            add(&below, block_sum * share)
     s.top[j] = m
-    s.sum[j] = value(&sum)
+    s.sum[j] = merged(ws.total) * unscale
     if split:
-        s.others[j] = value(&below) + (equal - 1)
+        ws.below[0] = merged(ws.below) * unscale
+        s.others[j] = ws.below[0] + (floor(s.sum[j] - ws.below[0] + 0.5) - 1)
     if soft:
-        s.dot[j] = dot
-        s.mass[j] = mass
+        s.dot[j] = merged(ws.dot)
+        s.mass[j] = merged(ws.mass)
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
+    for i in range(n):  # all but the label -inf: there is nothing to share out
+        s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
+        s.over[i] = 1 / s.sum[i]
     if c.soft or c.smoothing != 0:
         for i in range(n):
             s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
@@ -616,159 +633,186 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     b.n = n
     b.wide = True
     b.order = c.order
+    b.ahead = False
     c.block(&b)
 
 
-cdef void write(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n, Rows* s,
-                Py_ssize_t j, const T* e) noexcept nogil:
-    cdef T* block = <T*>ws.pred
-    cdef T* other = <T*>ws.loss
+cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                         double share, T tag) noexcept nogil:
+    # What the exponentials of n rows are multiplied by, a lane each; `share` is exp(their maximum -
+    # the row's).
+    if T is float:
+        fl_factors_f32(
+            n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
+            share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
+            <float*>ws.second, <float*>ws.one_minus, <float*>ws.scale)
+    else:
+        fl_factors_f64(
+            n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
+            share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.one_minus, ws.scale)
+
+
+cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n,
+                             const int64_t* y, Py_ssize_t step, Py_ssize_t steps,
+                             const T* e, T* grad) noexcept nogil:
+    # Gradients and (into the workspace) Hessians of a block, but for the labels' own.
     cdef T* u = <T*>ws.target
+    cdef T* scale = <T*>ws.scale
+    cdef Py_ssize_t i, lane
+    if c.lanes:
+        if c.order == 2:
+            scaled(True, True, e, steps, ws, grad)
+        else:
+            scaled(True, False, e, steps, ws, grad)
+    elif c.order == 2:
+        scaled(False, True, e, steps, ws, grad)
+    else:
+        scaled(False, False, e, steps, ws, grad)
+    if c.soft or c.smoothing != 0:
+        target_mass(c, row, n, step, steps, y, u)
+        for lane in range(n, LANES):
+            scale[lane] = scale[0]
+        for i in range(steps):
+            for lane in range(LANES):
+                grad[i * LANES + lane] -= u[i * LANES + lane] * scale[lane]
+
+
+cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    cdef const T* e = <const T*>s.e
     cdef T* grad = <T*>ws.grad
     cdef T* hess = <T*>ws.hess
-    cdef T* top = <T*>ws.top
-    cdef T* factor = <T*>ws.factor
-    cdef T* inverse = <T*>ws.inverse
     cdef T* first = <T*>ws.first
     cdef T* second = <T*>ws.second
-    cdef T* one_minus = <T*>ws.one_minus
-    cdef T* scale = <T*>ws.scale
-    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k, lane, col, cols, lanes
-    cdef bint soft = c.soft or c.smoothing != 0
+    cdef Py_ssize_t step, steps, at, span = STEPS, cols, i, k, lane
     cdef bint skipped = False
-    cdef double weight = 0, over = 0, own, share
-    cdef const T* x
-    cdef const T* tops = e + all_steps * LANES
-    lanes = n if c.lanes else 1
-    for lane in range(lanes):
-        i = j + lane
-        weight = s.w[i] * c.scale
-        over = 1 / s.sum[i] if s.sum[i] > 0 and s.top[i] != -INFINITY else 0
-        top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
-        scale[lane] = <T>weight
-        factor[lane] = <T>(s.first[i] * weight * over)
-        inverse[lane] = <T>over
-        first[lane] = <T>(s.first[i] * weight)
-        second[lane] = <T>(s.second[i] * weight) if c.order == 2 else <T>0
-        one_minus[lane] = <T>(s.others[i] * over) if c.order == 2 else <T>0
-        skipped |= s.w[i] == 0
-    for lane in range(lanes, LANES):  # one row: its own; beyond the last of several: not stored
-        top[lane] = top[0]
-        scale[lane] = scale[0]
-        factor[lane] = factor[0]
-        inverse[lane] = inverse[0]
-        first[lane] = first[0]
-        second[lane] = second[0]
-        one_minus[lane] = one_minus[0]
-    for step from 0 <= step < all_steps by STEPS:
-        steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        if c.stored:
-            x = e + step * LANES
-            if all_steps > STEPS and not c.lanes:  # the block's maximum may not be the row's
-                own = tops[step // STEPS]
-                share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(own - s.top[j])
-                for lane in range(LANES):
-                    factor[lane] = <T>(s.first[j] * weight * over * share)
-                    inverse[lane] = <T>(over * share)
-                    one_minus[lane] = <T>(s.others[j] * over if share == 1 else 1 - over * share)
-        else:
-            x = logits(c, row, n, step, steps, &s.y[j], &s.label_logit[j], block)
-            exponentials(False, other, x, steps, top, ws.total, ws.below, NULL)
-            x = other
-        if c.order == 2:
-            scaled(True, x, steps, factor, inverse, first, second, one_minus, grad, hess)
-        else:
-            scaled(False, x, steps, factor, inverse, first, second, one_minus, grad, hess)
-        if soft:
-            target_mass(c, row, n, step, steps, &s.y[j], u)
-            for i in range(steps):
-                for lane in range(LANES):
-                    grad[i * LANES + lane] -= u[i * LANES + lane] * scale[lane]
-        if c.lanes:
-            if not soft:
-                for lane in range(n):
-                    k = s.y[lane] - step
-                    if 0 <= k < steps:
-                        grad[k * LANES + lane] = 0 - first[lane]
+    if c.double_buffered and c.order == 1:  # then the logits make room for all of a row's gradient
+        grad = <T*>s.e + c.unit
+        span = max(<Py_ssize_t>1, c.classes)
+    factors(c, ws, s, 0, s.n, 1, tag)
+    for lane in range(s.n):
+        skipped |= s.w[lane] == 0
+    for at from 0 <= at < c.classes by span:
+        cols = min(span, c.classes - at)
+        for step from 0 <= step < cols by STEPS:
+            steps = min(<Py_ssize_t>STEPS, cols - step)
+            write_block(c, ws, s.row, s.n, s.y, at + step, steps, e + (at + step) * LANES,
+                        grad + step * LANES)
+        if not c.soft and c.smoothing == 0:
+            for lane in range(s.n):
+                k = s.y[lane] - at
+                if 0 <= k < cols:
+                    grad[k * LANES + lane] = 0 - first[lane]
+                    if c.order == 2:
                         hess[k * LANES + lane] = second[lane]
-            for lane in range(n if skipped else 0):
-                if s.w[lane] == 0:
-                    for i in range(steps):
-                        grad[i * LANES + lane] = hess[i * LANES + lane] = 0
-            if c.grad.data:
-                store_lanes(&c.grad, grad, row, n, step, steps)
-            if c.hess.data:
-                store_lanes(&c.hess, hess, row, n, step, steps)
-            continue
-        col = step * LANES
-        cols = min(steps * LANES, c.classes - col)
-        k = s.y[j] - col
-        if not soft and 0 <= k < cols:
-            grad[k] = 0 - first[0]
-            hess[k] = second[0]
+        for lane in range(s.n if skipped else 0):
+            if s.w[lane] == 0:
+                for i in range(cols):
+                    grad[i * LANES + lane] = 0
+                for i in range(cols if c.order == 2 else 0):
+                    hess[i * LANES + lane] = 0
         if c.grad.data:
-            store_columns(&c.grad, grad, row, col, cols, c.stream)
+            store_lanes(&c.grad, grad, s.row, s.n, at, cols)
         if c.hess.data:
-            store_columns(&c.hess, hess, row, col, cols, c.stream)
+            store_lanes(&c.hess, hess, s.row, s.n, at, cols)
 
 
-cdef inline void store_columns(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t col,
-                               Py_ssize_t n, bint stream) noexcept nogil:
-    store(fl_row(op, row) + col * op.step, src, op.step, n, op.code, stream)
-
-
-cdef void write_zeros(fl_call* c, Py_ssize_t row, T tag) noexcept nogil:
-    cdef T[BLOCK] zeros
-    cdef Py_ssize_t col
-    memset(zeros, 0, sizeof(zeros))
-    for col from 0 <= col < c.classes by BLOCK:
-        if c.grad.data:
-            store_columns(&c.grad, zeros, row, col, min(<Py_ssize_t>BLOCK, c.classes - col),
-                          c.stream)
-        if c.hess.data:
-            store_columns(&c.hess, zeros, row, col, min(<Py_ssize_t>BLOCK, c.classes - col),
-                          c.stream)
+cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # The next block of rows one after the other; False when there is none left.
+    cdef T* grad = <T*>ws.grad
+    cdef T* hess = <T*>ws.hess
+    cdef T* top = <T*>ws.scale
+    cdef Py_ssize_t all_steps = steps_of(c), step = s.step, j = s.j, steps, col, cols, k, lane
+    cdef const T* e
+    cdef T most
+    cdef double share = 1, own
+    if j >= s.n:
+        return False
+    steps = min(<Py_ssize_t>STEPS, all_steps - step)
+    col = step * LANES
+    cols = min(steps * LANES, c.classes - col)
+    k = s.y[j] - col
+    if s.w[j] == 0:
+        memset(grad, 0, sizeof(T) * BLOCK)
+        memset(hess, 0, sizeof(T) * BLOCK)
+    else:
+        if c.stored:
+            e = <const T*>s.e + j * c.unit
+            own = e[all_steps * LANES + step // STEPS]
+            share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(own - s.top[j])
+            e += col
+        else:
+            for lane in range(LANES):
+                top[lane] = <T>0 if s.top[j] == -INFINITY else <T>s.top[j]
+            e = logits(c, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j], <T*>ws.pred, &most)
+            exponentials(False, <T*>ws.loss, e, steps, top, ws.total, ws.below, NULL)
+            e = <const T*>ws.loss
+        factors(c, ws, s, j, 1, share, tag)
+        write_block(c, ws, s.row + j, 1, &s.y[j], step, steps, e, grad)
+        if not c.soft and c.smoothing == 0 and 0 <= k < cols:
+            grad[k] = 0 - (<T*>ws.first)[0]
+            hess[k] = (<T*>ws.second)[0]
+    if c.grad.data:
+        store(fl_row(&c.grad, s.row + j) + col * c.grad.step, grad, c.grad.step, cols, c.grad.code,
+              c.stream)
+    if c.hess.data:
+        store(fl_row(&c.hess, s.row + j) + col * c.hess.step, hess, c.hess.step, cols, c.hess.code,
+              c.stream)
+    s.step += STEPS
+    if s.step >= all_steps:
+        s.step = 0
+        s.j += 1
+    return True
 
 
 cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
-    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, j
-    cdef Py_ssize_t unit = c.unit if c.stored else 0
-    cdef T* e = <T*>(ws + 1)
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, j
+    cdef bint writes = c.grad.data != NULL or c.hess.data != NULL
     cdef T[LANES] loss
-    cdef Rows s
+    cdef Rows[2] both
+    cdef Rows* s = &both[0]
+    cdef Rows* last = &both[1]
+    cdef fl_mode own = fl_enter(True)
     cdef Sum partial
     partial.high = partial.low = 0
-    at = begin
-    while at < end:
-        n = min(c.group, end - at)
-        row_weights(s.w, s.y, c, at, n, tag)
+    both[0].e = both[1].e = ws + 1
+    if c.double_buffered and not c.lanes:
+        both[1].e = <T*>both[0].e + c.group * c.unit
+    s.n = s.j = 0
+    for at from begin <= at < end by c.group:
+        s, last = last, s
+        s.row = at
+        s.n = min(c.group, end - at)
+        row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
-            reduce_lanes(c, ws, at, n, &s, e)
+            reduce_lanes(c, ws, s, tag)
         else:
-            for j in range(n):
+            for j in range(s.n):
                 if s.w[j] != 0:
-                    reduce_row(c, ws, at + j, &s, j, e + j * unit)
-        for j in range(n):
+                    reduce_row(c, ws, s, j, last, tag)
+            while write_next(c, ws, last, tag):
+                pass
+        for j in range(s.n):
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
                 s.sum[j] = 1
-        judge(c, n, &s)
-        for j in range(n):
+        judge(c, s.n, s)
+        for j in range(s.n):
             s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
             loss[j] = <T>s.loss[j]
-        add(&partial, total(s.loss, n))
+        add(&partial, total(s.loss, s.n))
         if c.loss.data:
-            scatter(&c.loss, loss, at, n, False)
-        if c.grad.data or c.hess.data:
-            if c.lanes:
-                write(c, ws, at, n, &s, 0, e)
-            else:
-                for j in range(n):
-                    if s.w[j] != 0:
-                        write(c, ws, at + j, 1, &s, j, e + j * unit)
-                    else:
-                        write_zeros(c, at + j, tag)
-        at += n
+            scatter(&c.loss, loss, at, s.n, False)
+        s.step = 0
+        s.j = 0 if writes else s.n
+        if c.lanes and writes:
+            write_lanes(c, ws, s, tag)
+        elif not c.double_buffered:
+            while write_next(c, ws, s, tag):
+                pass
+    if not c.lanes:
+        while write_next(c, ws, s, tag):
+            pass
+    fl_leave(own)
     if c.stream:
         fl_stream_fence()
     c.partial[index] = value(&partial)

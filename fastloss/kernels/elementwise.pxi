@@ -2,8 +2,8 @@
 # the knobs k (in the order of the declaration), the loss, its derivative and its second derivative
 # in z. Constants are of type T (Cython's literals are double, which makes a float loop half as
 # fast). No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that loop drops
-# what is not asked for and applies the scale. BLOCKS makes the block function known to the
-# declarations.
+# what is not asked for and applies the scale. MAP_FLUSHED is for losses of exp, where results that
+# are no normal numbers become 0. BLOCKS makes the block function known to the declarations.
 
 ctypedef void (*at_f32)(
     float, float, float, const double*, float*, float*, float*) noexcept nogil
@@ -12,6 +12,7 @@ ctypedef void (*at_f64)(
 
 cdef extern from "call.h" nogil:
     void MAP "FL_MAP"(fl_elements*, at_f32, at_f64)
+    void MAP_FLUSHED "FL_MAP_FLUSHED"(fl_elements*, at_f32, at_f64)
 
 # ---- regression ----
 
@@ -45,7 +46,8 @@ BLOCKS["huber"] = <size_t>&huber
 
 # ---- binary, from logits ----
 # u = exp(-abs z) gives everything: softplus(-abs z) = log1p(u), the sigmoids of abs z and -abs z
-# are 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels.
+# are 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels. Where a weight or abs z
+# itself multiplies a small u, v = u / halfway takes its place, which does not underflow.
 
 
 cdef inline void binary_at(bint smooth, T z, T y, T a, const double* k,
@@ -55,11 +57,14 @@ cdef inline void binary_at(bint smooth, T z, T y, T a, const double* k,
     cdef T one = 1, two = 2, half = 0.5, smoothing = <T>k[0]
     cdef T positive = a * (y + smoothing * (half - y) if smooth else y)
     cdef T negative = one - y + smoothing * (y - half) if smooth else one - y
-    cdef T u = exp_nonpositive(-magnitude(z)), r = one / (one + u), log1p_u = log1p_unit(u)
-    loss[0] = (weighed(positive, positive_part(-z) + log1p_u)
-               + weighed(negative, positive_part(z) + log1p_u)) + (u - u)  # nan, whatever weighs 0
-    grad[0] = negative * (u * r if z < 0 else r) - positive * (r if z < 0 else u * r)
-    hess[0] = (positive + negative) * (u / (one + u * (two + u)))
+    cdef T v = exp_halfway(-magnitude(z)), u = v * halfway(z), r = one / (one + u)
+    # `far` weighs the side that z is wrong on, abs z away; both pay log1p(u).
+    cdef T both = positive + negative, far = positive if z < 0 else negative
+    cdef T near = (negative if z < 0 else positive) * (v * r) * halfway(z)
+    loss[0] = weighed(far, magnitude(z)) + both * log1p_scaled(u, v) * halfway(z)
+    far *= r
+    grad[0] = near - far if z < 0 else far - near
+    hess[0] = both * (v / (one + u * (two + u))) * halfway(z)
 
 
 cdef inline void binary_plain_at(
@@ -74,9 +79,9 @@ cdef inline void binary_smooth_at(
 
 cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
     if b.knobs[0] == 0:
-        MAP(b, binary_plain_at[float], binary_plain_at[double])
+        MAP_FLUSHED(b, binary_plain_at[float], binary_plain_at[double])
     else:
-        MAP(b, binary_smooth_at[float], binary_smooth_at[double])
+        MAP_FLUSHED(b, binary_smooth_at[float], binary_smooth_at[double])
 
 BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
 
@@ -90,10 +95,11 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
     cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
     cdef T sign = one if y == one else -one, alpha = weight_1 if y == one else weight_0
     cdef T x = sign * z + (y - y)
-    cdef T u = exp_nonpositive(-magnitude(x)), r = one / (one + u), log1p_u = log1p_unit(u)
+    cdef T v = exp_halfway(-magnitude(x)), u = v * halfway(z), r = one / (one + u)
+    cdef T log1p_u = log1p_scaled(u, v) * halfway(z), p_up = v * r if x < 0 else r / halfway(z)
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
-    cdef T q_gamma, s, m, product, rest, low, v
+    cdef T q_gamma, s, m, product, rest, low
     if whole:
         q_gamma = ((q if gamma >= one else one) * (q if gamma >= two else one)
                    * (q if gamma > two else one))
@@ -105,15 +111,16 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
         product = gamma * m
         rest = gamma * log1p_u
         s = product + rest
-        v = s - product
-        low = ((product - (s - v)) + (rest - v)) + product_low(gamma, m, product) \
+        low = s - product
+        low = ((product - (s - low)) + (rest - low)) + product_low(gamma, m, product) \
             + gamma_low * (m + log1p_u)
         q_gamma = exp_nonpositive(-s)
         q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
-    v = alpha * q_gamma
-    loss[0] = weighed(v, nll)
-    grad[0] = -sign * v * (gamma * p_nll + q)
-    hess[0] = v * (gamma * p_nll * (gamma * p - q) + (two * gamma + one) * p * q)
+    alpha *= q_gamma
+    loss[0] = weighed(alpha, nll)
+    grad[0] = -sign * alpha * (gamma * p_nll + q)
+    hess[0] = (alpha * weighed(p_up, gamma * nll * (gamma * p - q) + (two * gamma + one) * q)
+               * halfway(z))
 
 
 cdef inline void focal_whole_at(
@@ -128,9 +135,9 @@ cdef inline void focal_any_at(
 
 cdef void sigmoid_focal_loss(fl_elements* b) noexcept nogil:
     if b.knobs[0] in (0.0, 1.0, 2.0, 3.0):
-        MAP(b, focal_whole_at[float], focal_whole_at[double])
+        MAP_FLUSHED(b, focal_whole_at[float], focal_whole_at[double])
     else:
-        MAP(b, focal_any_at[float], focal_any_at[double])
+        MAP_FLUSHED(b, focal_any_at[float], focal_any_at[double])
 
 BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
 
@@ -148,6 +155,6 @@ cdef inline void cross_entropy_at(
 
 
 cdef void cross_entropy(fl_elements* b) noexcept nogil:
-    MAP(b, cross_entropy_at[float], cross_entropy_at[double])
+    MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_at[double])
 
 BLOCKS["cross_entropy"] = <size_t>&cross_entropy

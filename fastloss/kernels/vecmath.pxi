@@ -10,6 +10,12 @@ cdef extern from "vecmath.h" nogil:
     double FL_UNSCALE_f64
     float fl_exp_nonpositive_f32(float)
     double fl_exp_nonpositive_f64(double)
+    double FL_HALFWAY_f32
+    double FL_HALFWAY_f64
+    float fl_exp_scaled_f32(float)
+    double fl_exp_scaled_f64(double)
+    float fl_log1p_scaled_f32(float, float)
+    double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
     double fl_log1p_unit_f64(double)
     double fl_log_f64(double)
@@ -20,16 +26,26 @@ cdef extern from "vecmath.h" nogil:
 cdef extern from "lanes.h" nogil:
     void fl_highest_f32(const float*, Py_ssize_t, float*)
     void fl_highest_f64(const double*, Py_ssize_t, double*)
+    float fl_highest_of_all_f32(const float*, Py_ssize_t)
+    double fl_highest_of_all_f64(const double*, Py_ssize_t)
+    float fl_copy_highest_f32(float*, const float*, Py_ssize_t)
+    double fl_copy_highest_f64(double*, const double*, Py_ssize_t)
     void fl_exponentials_f32(bint, float*, const float*, Py_ssize_t, const float*,
                              double*, double*, const char*)
     void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*,
                              double*, double*, const char*)
     void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*)
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
-    void fl_scaled_f32(bint, const float*, Py_ssize_t, const float*, const float*, const float*,
-                       const float*, const float*, float*, float*)
-    void fl_scaled_f64(bint, const double*, Py_ssize_t, const double*, const double*, const double*,
-                       const double*, const double*, double*, double*)
+    void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
+                        const double*, const double*, double, double,
+                        float*, float*, float*, float*, float*, float*, float*)
+    void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
+                       const float*, const float*, const float*, float*, float*)
+    void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
+                        const double*, const double*, double, double,
+                        double*, double*, double*, double*, double*, double*, double*)
+    void fl_scaled_f64(bint, bint, const double*, Py_ssize_t, const double*, const double*,
+                       const double*, const double*, const double*, double*, double*)
 
 
 cdef inline T exp_nonpositive(T x) noexcept nogil:
@@ -37,6 +53,25 @@ cdef inline T exp_nonpositive(T x) noexcept nogil:
         return fl_exp_nonpositive_f32(x)
     else:
         return fl_exp_nonpositive_f64(x)
+
+
+cdef inline T halfway(T tag) noexcept nogil:
+    return <T>FL_HALFWAY_f32 if T is float else <T>FL_HALFWAY_f64
+
+
+cdef inline T exp_halfway(T x) noexcept nogil:
+    # exp(x) / halfway, never subnormal.
+    if T is float:
+        return fl_exp_scaled_f32(x) * <float>FL_HALFWAY_f32
+    else:
+        return fl_exp_scaled_f64(x) * FL_HALFWAY_f64
+
+
+cdef inline T log1p_scaled(T u, T v) noexcept nogil:
+    if T is float:
+        return fl_log1p_scaled_f32(u, v)
+    else:
+        return fl_log1p_scaled_f64(u, v)
 
 
 cdef inline T log1p_unit(T u) noexcept nogil:
