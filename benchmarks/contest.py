@@ -87,7 +87,7 @@ class Case:
         """All contenders, their results found equal."""
         pred, target = self.data()
         out = np.empty_like(pred)
-        rivals = opponents(self.loss.name, pred, target, out, self.threads)
+        rivals = opponents(self.loss, pred, target, out, self.threads)
         ours: Call = partial(self.loss.value_and_grad, pred, target)
         if self.small:
             limit: Callable[[], Any] = partial(np.subtract, pred, pred)

@@ -1,4 +1,4 @@
-"""How others compute the losses: one entry in `RIVALS` each.
+"""How others compute the losses: by a loss's declaration, and by NumPy an expression in `NUMPY`.
 
 Every opponent does the whole job with the knobs at their defaults: the mean of the loss and its
 gradient. Each is used at its best: NumPy's expression is the stable one with few temporaries and
@@ -9,27 +9,23 @@ it knows. Where PyTorch or scikit-learn is not installed, its column is empty.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+
+from fastloss import Loss
 
 try:
     import torch
 except ImportError:
     torch = None
 try:
-    import sklearn._loss._loss as sk  # the compiled losses behind HistGradientBoosting
+    import sklearn._loss.loss as sk  # `closs`: the compiled losses of HistGradientBoosting
 except ImportError:
     sk = None
 
 Array = np.ndarray[Any, Any]
 Call = Callable[[], tuple[Any, Any]]  # () -> mean loss, gradient
-
-
-class Rivals(NamedTuple):
-    numpy: Callable[[Array, Array, Array], Any] | None = None  # (pred, target, out) -> mean loss
-    torch: Callable[[Any, Any], Any] | None = None  # else torch.nn.functional's of the same name
-    sklearn: Callable[[], tuple[Any, float]] | None = None  # its loss, and ours as a multiple
 
 
 def mse(z: Array, y: Array, g: Array) -> Any:
@@ -89,30 +85,36 @@ def focal_torch(z: Any, y: Any) -> Any:  # as in torchvision.ops
     return ((0.25 * y + 0.75 * (1 - y)) * (ce * ((1 - p_t) ** 2))).mean()
 
 
-RIVALS = {
-    "mse_loss": Rivals(mse, sklearn=lambda: (sk.CyHalfSquaredError(), 2)),
-    "huber_loss": Rivals(huber, sklearn=lambda: (sk.CyHuberLoss(1.0), 1)),
-    "binary_cross_entropy_with_logits": Rivals(bce, sklearn=lambda: (sk.CyHalfBinomialLoss(), 1)),
-    "sigmoid_focal_loss": Rivals(focal, torch=focal_torch),
-    "cross_entropy": Rivals(cross_entropy, sklearn=lambda: (sk.CyHalfMultinomialLoss(), 1)),
+NUMPY: dict[str, Callable[[Array, Array, Array], Any]] = {
+    "mse_loss": mse,
+    "huber_loss": huber,
+    "binary_cross_entropy_with_logits": bce,
+    "sigmoid_focal_loss": focal,
+    "cross_entropy": cross_entropy,
 }
+TORCH = {"sigmoid_focal_loss": focal_torch}  # what torch.nn.functional does not have
 
 
-def opponents(name: str, pred: Array, target: Array, out: Array, threads: int) -> dict[str, Call]:
+def opponents(loss: Loss, pred: Array, target: Array, out: Array, threads: int) -> dict[str, Call]:
     """Return the calls that compute this loss elsewhere, by the column they fill."""
-    rivals = RIVALS.get(name, Rivals())
     calls: dict[str, Call] = {}
-    if by_numpy := rivals.numpy:
+    if by_numpy := NUMPY.get(loss.name):
         calls["NumPy"] = lambda: (by_numpy(pred, target, out), out)
-    if torch and (by_torch := rivals.torch or getattr(torch.nn.functional, name, None)):
+    if torch and (loss.torch or loss.name in TORCH):
+        by_torch = TORCH.get(loss.name) or getattr(torch.nn.functional, loss.torch.name)
         torch.set_num_threads(threads)
         leaf = torch.from_numpy(pred).requires_grad_()
         calls["PyTorch"] = partial(backward, by_torch, leaf, torch.from_numpy(target))
-    if sk and rivals.sklearn:
-        loss, factor = rivals.sklearn()
-        weight = np.full(len(pred), factor / len(pred), pred.dtype)
+    if sk and loss.sklearn:
+        knobs = {
+            loss.sklearn.knobs.get(name, name): knob.default
+            for name, knob in loss.knobs.items()
+            if knob.scalar and loss.sklearn.knobs.get(name, name)
+        }
+        theirs = getattr(sk, loss.sklearn.name)(**knobs).closs
+        weight = np.full(len(pred), 1 / loss.sklearn.factor / len(pred), pred.dtype)
         each = np.empty_like(weight)
-        job = partial(loss.loss_gradient, target.astype(pred.dtype), pred, weight, each, out)
+        job = partial(theirs.loss_gradient, target.astype(pred.dtype), pred, weight, each, out)
         calls["scikit-learn"] = lambda: (job(threads) or each.sum(), out)  # it returns None
     return calls
 

@@ -14,7 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -108,6 +108,19 @@ class Knob:
     check: Interval | None
     optional: bool
     scalar: bool  # passed to the kernel, in the order of the declaration
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """The same loss in another library, for the tests and benchmarks that hold it against ours.
+
+    `name` is that in torch.nn.functional or sklearn._loss.loss, `knobs` what ours are called there
+    where that differs (None: there is none), `factor` their value as a multiple of ours.
+    """
+
+    name: str
+    knobs: dict[str, str | None] = field(default_factory=dict)
+    factor: float = 1
 
 
 class Common(TypedDict, total=False):
@@ -224,12 +237,15 @@ class Loss(Generic[P]):
         naive: Naive,
         ulp: tuple[Any, Any, Any] = (4, 4, 4),
         terms: Callable[..., Any] | None = None,
+        torch: Elsewhere | None = None,
+        sklearn: Elsewhere | None = None,
     ) -> None:
         self.name = self.__name__ = self.__qualname__ = function.__name__
         self.__module__ = function.__module__
         self.__wrapped__ = function
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
+        self.torch, self.sklearn = torch, sklearn
         self.knobs = _knobs(function, gate.options)
         self._gate = gate
         self._bound: dict[str, Any] = {}

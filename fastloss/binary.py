@@ -12,6 +12,7 @@ from fastloss._loss import (
     BINARY,
     UNIT,
     Common,
+    Elsewhere,
     Fraction,
     NonNegative,
     Outputs,
@@ -41,6 +42,8 @@ def _bce_terms(m: Any, z: Any, y: Any, pos_weight: Any, label_smoothing: Any) ->
     formula=r"-w y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))",
     naive=_bce,
     terms=_bce_terms,
+    torch=Elsewhere("binary_cross_entropy_with_logits", {"label_smoothing": None}),
+    sklearn=Elsewhere("HalfBinomialLoss", {"pos_weight": None, "label_smoothing": None}),
 )
 def binary_cross_entropy_with_logits(
     run: Elementwise,

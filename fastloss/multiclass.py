@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import kernels
 from fastloss._general import Rows
-from fastloss._loss import CLASSES, Common, Fraction, Outputs, PerClass, loss
+from fastloss._loss import CLASSES, Common, Elsewhere, Fraction, Outputs, PerClass, loss
 
 
 def _masses(k: int, target: Any, class_weight: Any, label_smoothing: Any) -> list[Any]:
@@ -44,6 +44,8 @@ def _cross_entropy_terms(
     formula=r"\log \sum_k e^{z_k} - z_y",
     naive=_cross_entropy,
     terms=_cross_entropy_terms,
+    torch=Elsewhere("cross_entropy", {"class_weight": "weight"}),
+    sklearn=Elsewhere("HalfMultinomialLoss", {"class_weight": None, "label_smoothing": None}),
 )
 def cross_entropy(
     run: Rows,

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike
 
 from fastloss import kernels
 from fastloss._general import Elementwise
-from fastloss._loss import REAL, Common, Outputs, Positive, loss
+from fastloss._loss import REAL, Common, Elsewhere, Outputs, Positive, loss
 
 
 @loss(
@@ -17,6 +17,8 @@ from fastloss._loss import REAL, Common, Outputs, Positive, loss
     target=REAL,
     formula=r"(p - t)^2",
     naive=lambda m, p, t: (p - t) ** 2,
+    torch=Elsewhere("mse_loss"),
+    sklearn=Elsewhere("HalfSquaredError", factor=0.5),
 )
 def mse_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -59,6 +61,8 @@ def mse_loss(
     naive=lambda m, p, t, delta: m.where(
         m.abs(p - t) <= delta, (p - t) ** 2 / 2, delta * (m.abs(p - t) - delta / 2)
     ),
+    torch=Elsewhere("huber_loss"),
+    sklearn=Elsewhere("HuberLoss"),
 )
 def huber_loss(
     run: Elementwise,

@@ -34,13 +34,13 @@ def test_table_has_every_loss_and_opponent(dtype, monkeypatch, capsys, tmp_path)
     assert [row["case"] for row in rows] == expected
     for row in rows:
         assert {"fastloss", "limit"} <= row["seconds"].keys() <= {"fastloss", *__main__.COLUMNS}
-        assert ("NumPy" in row["seconds"]) == bool(rivals.RIVALS.get(row["case"].split()[0]))
+        assert ("NumPy" in row["seconds"]) == bool(rivals.NUMPY.get(row["case"].split()[0]))
 
 
 def test_figures_and_rivals_name_real_cases():
     shapes = {(case.loss.name, case.shape) for case in contest.cases(2, "float32")}
     assert {key[:2] for key in contest.FIGURES} <= shapes
-    assert rivals.RIVALS.keys() <= fl.losses().keys()
+    assert rivals.NUMPY.keys() | rivals.TORCH.keys() <= fl.losses().keys()
 
 
 @pytest.mark.parametrize("wrong", ["loss", "gradient", "nothing written"])

@@ -1,7 +1,7 @@
 """PyTorch and scikit-learn give the same values and gradients where they have the loss.
 
-Where a definition departs (argument order, `reduction="mean"` of weighted losses, factors of a
-half) the test spells the departure out.
+What a loss declares of the other libraries (`Loss.torch`, `Loss.sklearn`) says what to hold it
+against.
 """
 
 import numpy as np
@@ -9,7 +9,8 @@ import pytest
 from numpy.testing import assert_allclose
 
 import fastloss as fl
-from samples import inputs
+from oracle import settings
+from samples import CLASSES, LOSSES, inputs
 
 RTOL, ATOL = 1e-9, 1e-12  # double precision less what the rivals themselves cancel
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -29,34 +30,34 @@ def assert_torch_agrees(torch, theirs, ours, pred, target, reduction):
     assert_allclose(grad, z.grad.numpy(), RTOL, ATOL)
 
 
-@reductions
-def test_pytorch_mse(torch, reduction):
-    f = torch.nn.functional.mse_loss
-    data = inputs(fl.mse_loss, (50, 3))
-    assert_torch_agrees(torch, lambda z, y, r: f(z, y, reduction=r), fl.mse_loss, *data, reduction)
+def there(elsewhere, loss):
+    """The settings of the loss that the other library has, with its own names of the knobs."""
+    for knobs in settings(loss, np.random.default_rng(0), CLASSES if loss.kind == "rows" else 0):
+        if all(
+            elsewhere.knobs.get(name, name) and value is not None for name, value in knobs.items()
+        ):
+            yield knobs, {elsewhere.knobs.get(name, name): v for name, v in knobs.items()}
 
 
 @reductions
-@pytest.mark.parametrize("delta", [0.3, 1.0, 4.0])
-def test_pytorch_huber(torch, reduction, delta):
-    f = torch.nn.functional.huber_loss
-    data = inputs(fl.huber_loss, (50, 3))
-    ours = fl.huber_loss.bind(delta=delta)
-    assert_torch_agrees(
-        torch, lambda z, y, r: f(z, y, reduction=r, delta=delta), ours, *data, reduction
-    )
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.torch], ids=lambda x: x.name)
+def test_pytorch(torch, loss, reduction):
+    for soft in (False, True) if loss.kind == "rows" else (False,):
+        pred, target = inputs(loss, (50, 3), soft=soft)
+        for knobs, theirs in there(loss.torch, loss):
+            arrays = [name for name, knob in loss.knobs.items() if knob.check is None]
+            tensors = {
+                k: torch.tensor(v, dtype=torch.float64) if k in arrays or np.ndim(v) else v
+                for k, v in theirs.items()
+            }
 
+            def function(z, y, reduction, tensors=tensors, soft=soft):
+                if loss.kind == "rows":  # whose classes are on axis 1
+                    z, y = z.movedim(-1, 1), y.movedim(-1, 1) if soft else y
+                value = getattr(torch.nn.functional, loss.torch.name)
+                return value(z, y, reduction=reduction, **tensors) / loss.torch.factor
 
-@reductions
-@pytest.mark.parametrize("pos_weight", [None, 3.0, [0.5, 1.0, 4.0]])
-def test_pytorch_binary_cross_entropy(torch, reduction, pos_weight):
-    f = torch.nn.functional.binary_cross_entropy_with_logits
-    data = inputs(fl.binary_cross_entropy_with_logits, (50, 3))
-    weight = None if pos_weight is None else torch.tensor(pos_weight, dtype=torch.float64)
-    ours = fl.binary_cross_entropy_with_logits.bind(pos_weight=pos_weight)
-    assert_torch_agrees(
-        torch, lambda z, y, r: f(z, y, pos_weight=weight, reduction=r), ours, *data, reduction
-    )
+            assert_torch_agrees(torch, function, loss.bind(**knobs), pred, target, reduction)
 
 
 @reductions
@@ -76,55 +77,45 @@ def test_torchvision_sigmoid_focal(torch, reduction, gamma, alpha):
 
 @reductions
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.2])
-@pytest.mark.parametrize("class_weight", [None, [0.5, 1.0, 2.0, 0.0, 3.0]])
-def test_pytorch_cross_entropy(torch, reduction, soft, smoothing, class_weight):
-    weight = None if class_weight is None else torch.tensor(class_weight, dtype=torch.float64)
-    knobs = {"label_smoothing": smoothing}
-
+def test_pytorch_ignores_labels_and_images_have_their_classes_on_axis_1(torch, reduction, soft):
     def theirs(z, y, reduction):
-        return torch.nn.functional.cross_entropy(z, y, weight=weight, reduction=reduction, **knobs)
+        return torch.nn.functional.cross_entropy(z, y, reduction=reduction, label_smoothing=0.2)
 
+    ours = fl.cross_entropy.bind(label_smoothing=0.2)
     pred, target = inputs(fl.cross_entropy, (40,), classes=5, soft=soft)
-    ours = fl.cross_entropy.bind(class_weight=class_weight, **knobs)
-    assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
     if not soft:
         target[::3] = -100
-        ours = ours.bind(ignore_index=-100)
-        assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
-    pred, target = inputs(fl.cross_entropy, (6, 7), classes=5, soft=soft)  # an image's class axis
+        ignoring = ours.bind(ignore_index=-100)
+        assert_torch_agrees(torch, theirs, ignoring, pred, target, reduction)
+    pred, target = inputs(fl.cross_entropy, (6, 7), classes=5, soft=soft)
     pred, target = np.moveaxis(pred, -1, 1), np.moveaxis(target, -1, 1) if soft else target
-    ours = fl.cross_entropy.bind(class_weight=class_weight, axis=1, **knobs)
-    assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
-
-
-sklearn_losses = {
-    "squared error": ("HalfSquaredError", {}, fl.mse_loss, 0.5),
-    "Huber": ("HuberLoss", {"delta": 0.7}, fl.huber_loss.bind(delta=0.7), 1.0),
-    "binomial": ("HalfBinomialLoss", {}, fl.binary_cross_entropy_with_logits, 1.0),
-    "multinomial": ("HalfMultinomialLoss", {"n_classes": 4}, fl.cross_entropy, 1.0),
-}
+    assert_torch_agrees(torch, theirs, ours.bind(axis=1), pred, target, reduction)
 
 
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(
-    ("theirs", "knobs", "ours", "factor"), sklearn_losses.values(), ids=sklearn_losses
-)
-def test_scikit_learn(theirs, knobs, ours, factor, weighted):
+@pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.sklearn], ids=lambda x: x.name)
+def test_scikit_learn(loss, weighted):
     module = pytest.importorskip("sklearn._loss.loss")
-    pred, target = inputs(ours, (60,))
+    pred, target = inputs(loss, (60,))
     weight = np.random.default_rng(0).uniform(0.1, 2, 60) if weighted else None
-    theirs = getattr(module, theirs)(**knobs)
     y = target.astype(np.float64)
-    mine = {"sample_weight": weight, "reduction": "none"}
-    value, grad, hess = ours.value_grad_hess(pred, target, **mine)
-    want, want_grad = theirs.loss_gradient(y, pred, weight)
-    assert_allclose(factor * value, want, RTOL, ATOL)
-    assert_allclose(factor * grad, want_grad, RTOL, ATOL)
-    if not isinstance(theirs, module.HuberLoss):  # theirs has no Hessian
-        want_hess = theirs.gradient_hessian(y, pred, weight)[1]
-        assert_allclose(factor * hess, want_hess, RTOL, ATOL)
-    # Their call is the weighted mean, as is "mean" here
-    assert_allclose(
-        factor * ours(pred, target, sample_weight=weight), theirs(y, pred, weight), RTOL
-    )
+    factor = loss.sklearn.factor
+    for knobs, named in there(loss.sklearn, loss):
+        scalars = {name: knob.default for name, knob in loss.knobs.items() if knob.scalar}
+        defaults = {loss.sklearn.knobs.get(name, name): x for name, x in scalars.items()}
+        named = {name: x for name, x in (defaults | named).items() if name}
+        if loss.kind == "rows":
+            named["n_classes"] = CLASSES
+        ours, theirs = loss.bind(**knobs), getattr(module, loss.sklearn.name)(**named)
+        value, grad, hess = ours.value_grad_hess(
+            pred, target, sample_weight=weight, reduction="none"
+        )
+        want, want_grad = theirs.loss_gradient(y, pred, weight)
+        assert_allclose(factor * value, want, RTOL, ATOL)
+        assert_allclose(factor * grad, want_grad, RTOL, ATOL)
+        if not theirs.approx_hessian:
+            want_hess = theirs.gradient_hessian(y, pred, weight)[1]
+            assert_allclose(factor * hess, want_hess, RTOL, ATOL)
+        # Their call is the weighted mean, as is "mean" here
+        ours_mean = factor * ours(pred, target, sample_weight=weight)
+        assert_allclose(ours_mean, theirs(y, pred, weight), RTOL)

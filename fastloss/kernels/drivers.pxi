@@ -192,7 +192,8 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
 
 cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     # partial[index] = the sum of the weights; checks labels, and targets where `bounded`.
-    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin, n, i
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin
+    cdef Py_ssize_t n, take, i, j
     cdef T[BLOCK] w, y
     cdef T class_weight
     cdef double[LANES] row_weight
@@ -201,21 +202,23 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     cdef Sum partial
     partial.high = partial.low = 0
     while at < end:
-        if c.classes >= 0:
-            n = min(<Py_ssize_t>LANES, end - at)
-            row_weights(row_weight, label, c, at, n, tag)
-            for i in range(n):
-                w[i] = <T>row_weight[i]
-                if c.extra.data and c.smoothing != 0 and not c.soft and w[i] != 0:
-                    gather(&class_weight, &c.extra, label[i], 1)
-                    w[i] *= class_weight
-        else:
-            n = min(<Py_ssize_t>BLOCK, end - at)
+        n = min(<Py_ssize_t>BLOCK, end - at)
+        if c.classes < 0:
             weights(w, c, at, n)
             if c.bounded:
                 target = read(y, &c.target, at, n)
                 if outside(c, target, w, n):
                     c.bad = 1
+        for j from 0 <= j < (n if c.classes >= 0 else 0) by LANES:
+            take = min(<Py_ssize_t>LANES, n - j)
+            row_weights(row_weight, label, c, at + j, take, tag)
+            for i in range(take):
+                w[j + i] = <T>row_weight[i]
+            if c.extra.data and c.smoothing != 0 and not c.soft:
+                for i in range(take):
+                    if row_weight[i] != 0:
+                        gather(&class_weight, &c.extra, label[i], 1)
+                        w[j + i] *= class_weight
         add(&partial, total(w, n))
         at += n
     c.partial[index] = value(&partial)
@@ -295,7 +298,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
 #
 # Per row: the maximum and the sum of e = exp(z - max), then, from the row's loss and its
 # derivatives, everything that is written is e times something. For a label the maximum and the sum
-# leave the label out; that keeps the loss of a confident row (the log-odds, elementwise.pxi).
+# leave the label out; that keeps the loss of a confident row (the log-odds, multiclass.pxi).
 # e is kept between the passes where the unit fits the scratch (`c.stored`), else computed again.
 # 1 - p of the largest class is (S - 1) / S with S - 1 summed on its own, which does not cancel.
 
@@ -386,11 +389,16 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     if c.lanes:
         load_lanes(block, &c.pred, row, n, step, steps)
         if take_out:
-            for i in range(n):
-                k = y[i] - step
-                if 0 <= k < steps:
-                    label_logit[i] = block[k * LANES + i]
-                    block[k * LANES + i] = -<T>INFINITY
+            if steps == c.classes:  # then every label is here
+                for i in range(n):
+                    label_logit[i] = block[y[i] * LANES + i]
+                    block[y[i] * LANES + i] = -<T>INFINITY
+            else:
+                for i in range(n):
+                    k = y[i] - step
+                    if 0 <= k < steps:
+                        label_logit[i] = block[k * LANES + i]
+                        block[k * LANES + i] = -<T>INFINITY
         return block
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
@@ -698,11 +706,14 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
             write_block(c, ws, s.row, s.n, s.y, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
         if not c.soft and c.smoothing == 0:
-            for lane in range(s.n):
-                k = s.y[lane] - at
-                if 0 <= k < cols:
-                    grad[k * LANES + lane] = 0 - first[lane]
-                    if c.order == 2:
+            if cols == c.classes and c.order == 1:
+                for lane in range(s.n):
+                    grad[s.y[lane] * LANES + lane] = 0 - first[lane]
+            else:
+                for lane in range(s.n):
+                    k = s.y[lane] - at
+                    if 0 <= k < cols:
+                        grad[k * LANES + lane] = 0 - first[lane]
                         hess[k * LANES + lane] = second[lane]
         for lane in range(s.n if skipped else 0):
             if s.w[lane] == 0:

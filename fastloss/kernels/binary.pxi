@@ -1,0 +1,97 @@
+# Losses of a logit and a binary target (elementwise.pxi says how they are written).
+#
+# u = exp(-abs z) gives everything: softplus(-abs z) = log1p(u), the sigmoids of abs z and -abs z
+# are 1 / (1 + u) and u / (1 + u), and no intermediate overflows or cancels. Where a weight or abs z
+# itself multiplies a small u, v = u / halfway takes its place, which does not underflow.
+
+
+cdef inline void binary_at(bint smooth, T z, T y, T a, const double* k,
+                           T* loss, T* grad, T* hess) noexcept nogil:
+    # positive and negative are the weights of softplus(-z) and softplus(z); both from y, since
+    # 1 - positive would lose a small smoothing.
+    cdef T one = 1, two = 2, half = 0.5, smoothing = <T>k[0]
+    cdef T positive = a * (y + smoothing * (half - y) if smooth else y)
+    cdef T negative = one - y + smoothing * (y - half) if smooth else one - y
+    cdef T v = exp_halfway(-magnitude(z)), u = v * halfway(z), r = one / (one + u)
+    # `far` weighs the side that z is wrong on, abs z away; both pay log1p(u).
+    cdef T both = positive + negative, far = positive if z < 0 else negative
+    cdef T near = (negative if z < 0 else positive) * (v * r) * halfway(z)
+    loss[0] = weighed(far, magnitude(z)) + both * log1p_scaled(u, v) * halfway(z)
+    far *= r
+    grad[0] = near - far if z < 0 else far - near
+    hess[0] = both * (v / (one + u * (two + u))) * halfway(z)
+
+
+cdef inline void binary_plain_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    binary_at(False, z, y, a, k, loss, grad, hess)
+
+
+cdef inline void binary_smooth_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    binary_at(True, z, y, a, k, loss, grad, hess)
+
+
+cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
+    if b.knobs[0] == 0:
+        MAP_FLUSHED(b, binary_plain_at[float], binary_plain_at[double])
+    else:
+        MAP_FLUSHED(b, binary_smooth_at[float], binary_smooth_at[double])
+
+BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
+
+
+# With x = z for the positive class and -z for the negative, p = sigmoid(x), q = 1 - p and
+# nll = softplus(-x) = -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
+cdef inline void focal_at(bint whole, T z, T y, const double* k,
+                          T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1, two = 2, gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
+    cdef T weight_0 = <T>(1.0 if k[1] != k[1] else 1.0 - k[1])
+    cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
+    cdef T sign = one if y == one else -one, alpha = weight_1 if y == one else weight_0
+    cdef T x = sign * z + (y - y)
+    cdef T v = exp_halfway(-magnitude(x)), u = v * halfway(z), r = one / (one + u)
+    cdef T log1p_u = log1p_scaled(u, v) * halfway(z), p_up = v * r if x < 0 else r / halfway(z)
+    cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
+    cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
+    cdef T q_gamma, s, m, product, rest, low
+    if whole:
+        q_gamma = ((q if gamma >= one else one) * (q if gamma >= two else one)
+                   * (q if gamma > two else one))
+    else:
+        # exp(-gamma softplus(x)), softplus(x) = m + log1p(u); the argument's low part is carried.
+        # Beyond 2000 nll and q are 0 whatever q^gamma is.
+        m = positive_part(x)
+        m = <T>2000 if m > 2000 else m
+        product = gamma * m
+        rest = gamma * log1p_u
+        s = product + rest
+        low = s - product
+        low = ((product - (s - low)) + (rest - low)) + product_low(gamma, m, product) \
+            + gamma_low * (m + log1p_u)
+        q_gamma = exp_nonpositive(-s)
+        q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
+    alpha *= q_gamma
+    loss[0] = weighed(alpha, nll)
+    grad[0] = -sign * alpha * (gamma * p_nll + q)
+    hess[0] = (alpha * weighed(p_up, gamma * nll * (gamma * p - q) + (two * gamma + one) * q)
+               * halfway(z))
+
+
+cdef inline void focal_whole_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    focal_at(True, z, y, k, loss, grad, hess)
+
+
+cdef inline void focal_any_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    focal_at(False, z, y, k, loss, grad, hess)
+
+
+cdef void sigmoid_focal_loss(fl_elements* b) noexcept nogil:
+    if b.knobs[0] in (0.0, 1.0, 2.0, 3.0):
+        MAP_FLUSHED(b, focal_whole_at[float], focal_whole_at[double])
+    else:
+        MAP_FLUSHED(b, focal_any_at[float], focal_any_at[double])
+
+BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
