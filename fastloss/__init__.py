@@ -11,7 +11,12 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
-from fastloss.multiclass import cross_entropy
+from fastloss.multiclass import (
+    cross_entropy,
+    generalized_cross_entropy,
+    poly_loss,
+    softmax_focal_loss,
+)
 from fastloss.regression import huber_loss, mse_loss
 
 __version__ = version("fastloss")
@@ -22,13 +27,16 @@ __all__ = [
     "Loss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "generalized_cross_entropy",
     "get_num_threads",
     "huber_loss",
     "kernels",
     "losses",
     "mse_loss",
+    "poly_loss",
     "set_num_threads",
     "show_config",
     "sigmoid_focal_loss",
+    "softmax_focal_loss",
     "threads",
 ]

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
-from fastloss._loss import as_number
+from fastloss._loss import CLASSES, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -461,7 +461,9 @@ class Rows(_Pickles, RowsGate):
             raise ValueError(f"{self.loss.name}: axis: {axis} is not one of pred's {ndim} axes")
         axis %= ndim
         call = Call(self, pred, target, axis)
-        smoothing = self.loss.check_knob("label_smoothing", label_smoothing)
+        smoothing = 0.0
+        if "label_smoothing" in self.loss.knobs:
+            smoothing = self.loss.check_knob("label_smoothing", label_smoothing)
         if ignore_index is not None:
             ignore_index = _integer(self.loss, "ignore_index", ignore_index)
         classes = call.pred.shape[axis]
@@ -469,7 +471,7 @@ class Rows(_Pickles, RowsGate):
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
         soft = call.target.ndim == ndim
         self._check_target(call, axis, soft, ignore_index)
-        weights = self._class_weight(call, class_weight, classes)
+        weights = self._per_class(call, class_weight, classes)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
         reduction = call.reduction(reduction, normalizer)
         threads = call.threads(num_threads)
@@ -513,7 +515,8 @@ class Rows(_Pickles, RowsGate):
                 job.put(name, a.transpose([*outer, axis]), True)
             else:
                 job.put(name, a.transpose(rows))
-        if weights is not None:
+        counted = "class_weight" in self.loss.knobs  # in the mean's denominator
+        if weights is not None and counted:
             job.put("extra", weights)
 
         def check() -> None:
@@ -540,10 +543,20 @@ class Rows(_Pickles, RowsGate):
             return count
         if normalizer is not None:
             count = float(normalizer)
+        if weights is not None and not counted:
+            job.put("extra", weights)
         return call.reduce(job, "rows", reduction, count, arrays, threads, check)
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
+        if soft and self.loss.domain is not CLASSES:
+            cure = f"; of one-hot rows target.argmax({axis})" if target.shape == shape else ""
+            raise call.fail(
+                ValueError,
+                "target",
+                f"expected {self.loss.domain} of shape {call.shape} for pred's {shape}, "
+                f"got shape {target.shape}{cure}",
+            )
         if soft:
             if target.shape != shape:
                 column = target.shape == (*shape[:axis], 1, *shape[axis + 1 :])
@@ -564,8 +577,8 @@ class Rows(_Pickles, RowsGate):
             raise call.fail(
                 ValueError,
                 "target",
-                f"expected labels of shape {call.shape} or class probabilities of shape {shape} "
-                f"(axis={axis}), got {target.shape}{cure}",
+                f"expected {self.loss.domain}: labels of shape {call.shape} for pred's {shape} "
+                f"(axis={axis}), got shape {target.shape}{cure}",
             )
         if target.dtype.kind not in "iu":
             raise call.fail(
@@ -575,12 +588,11 @@ class Rows(_Pickles, RowsGate):
                 "target.astype(int)",
             )
 
-    def _class_weight(self, call: Call, x: Any, classes: int) -> Array | None:
+    def _per_class(self, call: Call, x: Any, classes: int) -> Array | None:
         if x is None:
             return None
-        a = _per_class(call.name, "class_weight", x)
+        name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
+        a = _per_class(call.name, name, x)
         if a.shape != (classes,):
-            raise call.fail(
-                ValueError, "class_weight", f"expected shape ({classes},), got {a.shape}"
-            )
+            raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a

@@ -98,6 +98,7 @@ REAL = Domain(label="real")
 UNIT = Domain(0, 1)
 BINARY = Domain(0, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
+LABELS = Domain(label="class labels")
 
 
 @dataclass(frozen=True)

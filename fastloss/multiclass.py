@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from typing import Annotated, Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss import kernels
 from fastloss._general import Rows
-from fastloss._loss import CLASSES, Common, Elsewhere, Fraction, Outputs, PerClass, loss
+from fastloss._loss import (
+    CLASSES,
+    LABELS,
+    Common,
+    Elsewhere,
+    Fraction,
+    Interval,
+    NonNegative,
+    Outputs,
+    PerClass,
+    loss,
+)
 
 
 def _masses(k: int, target: Any, class_weight: Any, label_smoothing: Any) -> list[Any]:
@@ -106,6 +117,271 @@ def cross_entropy(
         target,
         class_weight=class_weight,
         label_smoothing=label_smoothing,
+        ignore_index=ignore_index,
+        axis=axis,
+        **common,
+    )
+
+
+def _chances(m: Any, z: Any, y: int) -> tuple[Any, Any]:
+    """p_y, and 1 - p_y without its cancellation."""
+    e = [m.exp(z_k) for z_k in z]
+    total = sum(e)
+    return e[y] / total, sum(e_k for k, e_k in enumerate(e) if k != y) / total
+
+
+def _weight(weight: Any, y: int) -> Any:
+    return 1 if weight is None else weight[y]
+
+
+def _softmax_focal(m: Any, z: Any, y: int, gamma: Any, alpha: Any) -> Any:
+    p, q = _chances(m, z, y)
+    return _weight(alpha, y) * q**gamma * -m.log(p) if len(z) > 1 else 0 * z[0]
+
+
+def _poly(m: Any, z: Any, y: int, epsilon: Any, class_weight: Any) -> Any:
+    p, q = _chances(m, z, y)
+    return _weight(class_weight, y) * (epsilon * q - m.log(p))
+
+
+def _generalized(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any:
+    p, _ = _chances(m, z, y)
+    return _weight(class_weight, y) * (1 - p**q) / q
+
+
+def _hessian_terms(m: Any, z: Any, y: int, first: Any, second: Any) -> Any:
+    """The larger term of f' s (1 - s) + f'' s s, s being a class's share of all but the label.
+
+    `second` is the largest term of f'', which is the label's.
+    """
+    e = [m.exp(z_k) for z_k in z]
+    others = sum(e_k for k, e_k in enumerate(e) if k != y)
+    shares = [e_k / others for e_k in e]
+    of_others = [m.maximum(first * s * (1 - s), second * s * s) for s in shares]
+    return None, None, [second if k == y else term for k, term in enumerate(of_others)]
+
+
+def _softmax_focal_terms(m: Any, z: Any, y: int, gamma: Any, alpha: Any) -> Any:
+    if len(z) == 1:
+        return None, None, None
+    p, q = _chances(m, z, y)
+    scale, nll = _weight(alpha, y) * q**gamma, -m.log(p)
+    largest = m.maximum(gamma * gamma * p * nll, gamma * q * nll)
+    second = scale * p * m.maximum(largest, (2 * gamma + 1) * q)
+    return _hessian_terms(m, z, y, scale * (gamma * p * nll + q), second)
+
+
+def _poly_terms(m: Any, z: Any, y: int, epsilon: Any, class_weight: Any) -> Any:
+    if len(z) == 1:
+        return None, None, None
+    p, q = _chances(m, z, y)
+    weight = _weight(class_weight, y)
+    first, second = weight * q * (1 + epsilon * p), weight * p * q * (1 + epsilon)
+    return _hessian_terms(m, z, y, first, second)
+
+
+def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any:
+    if len(z) == 1:
+        return None, None, None
+    p, rest = _chances(m, z, y)
+    first = _weight(class_weight, y) * p**q * rest
+    return _hessian_terms(m, z, y, first, first * m.maximum(p, q * rest))
+
+
+@loss(
+    Rows,
+    kernels.softmax_focal_loss,
+    target=LABELS,
+    formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
+    naive=_softmax_focal,
+    terms=_softmax_focal_terms,
+)
+def softmax_focal_loss(
+    run: Rows,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    gamma: NonNegative = 2.0,
+    alpha: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Focal loss of one class out of several: cross-entropy that cares less for easy samples.
+
+    .. math:: -\alpha_y (1 - p_y)^\gamma \log p_y, \qquad p = \operatorname{softmax}(z)
+
+    Parameters
+    ----------
+    pred : array_like
+        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    gamma : float, optional
+        How much less; 0 is cross-entropy.
+    alpha : array_like, optional
+        One factor per class, not negative. It does not enter the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    Lin et al., "Focal Loss for Dense Object Detection" (2017), with the softmax in place of the
+    sigmoid. `sigmoid_focal_loss` is the binary one.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> loss = fl.softmax_focal_loss([[2.0, 0.0, 0.0], [0.0, 2.0, 0.0]], [0, 0], reduction="none")
+    >>> loss.round(6)
+    array([0.010869, 1.787895])
+    """
+    return run(
+        pred, target, (gamma,), class_weight=alpha, ignore_index=ignore_index, axis=axis, **common
+    )
+
+
+@loss(
+    Rows,
+    kernels.poly_loss,
+    target=LABELS,
+    formula=r"-\log p_y + \epsilon (1 - p_y)",
+    naive=_poly,
+    terms=_poly_terms,
+)
+def poly_loss(
+    run: Rows,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    epsilon: NonNegative = 2.0,
+    class_weight: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Poly-1 loss: cross-entropy whose first polynomial coefficient is raised by `epsilon`.
+
+    .. math:: w_y \left(-\log p_y + \epsilon (1 - p_y)\right),
+              \qquad p = \operatorname{softmax}(z)
+
+    Parameters
+    ----------
+    pred : array_like
+        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    epsilon : float, optional
+        The weight of 1 - p; 0 is cross-entropy.
+    class_weight : array_like, optional
+        One weight per class, not negative. It enters the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    Leng et al., "PolyLoss: A Polynomial Expansion Perspective of Classification Loss Functions"
+    (2022).
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> loss, grad = fl.poly_loss.value_and_grad([[2.0, 0.0, 0.0]], [0])
+    >>> round(loss, 6), grad.round(6)
+    (0.665573, array([[-0.548292,  0.274146,  0.274146]]))
+    """
+    return run(
+        pred,
+        target,
+        (epsilon,),
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        axis=axis,
+        **common,
+    )
+
+
+@loss(
+    Rows,
+    kernels.generalized_cross_entropy,
+    target=LABELS,
+    formula=r"\frac{1 - p_y^q}{q}",
+    naive=_generalized,
+    terms=_generalized_terms,
+)
+def generalized_cross_entropy(
+    run: Rows,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    q: Annotated[float, Interval(0, 1, open=True)] = 0.7,
+    class_weight: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Generalised cross-entropy, which bounds what a mislabelled sample can cost.
+
+    .. math:: w_y \frac{1 - p_y^q}{q}, \qquad p = \operatorname{softmax}(z)
+
+    Parameters
+    ----------
+    pred : array_like
+        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    q : float, optional
+        In (0, 1]: 1 is the mean absolute error 1 - p, and cross-entropy is the limit at 0.
+    class_weight : array_like, optional
+        One weight per class, not negative. It enters the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    Zhang & Sabuncu, "Generalized Cross Entropy Loss for Training Deep Neural Networks with Noisy
+    Labels" (2018).
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> round(fl.generalized_cross_entropy([[2.0, 0.0, 0.0]], [0]), 6)
+    0.220538
+    >>> round(fl.generalized_cross_entropy([[0.0, 99.0]], [0]), 6)  # 1 / q, where others cost 99
+    1.428571
+    """
+    return run(
+        pred,
+        target,
+        (q,),
+        class_weight=class_weight,
         ignore_index=ignore_index,
         axis=axis,
         **common,

@@ -19,7 +19,8 @@ typedef struct {
     __attribute__((aligned(64))) double pred[FL_BLOCK], target[FL_BLOCK], extra[FL_BLOCK];
     double weight[FL_BLOCK], loss[FL_BLOCK], grad[FL_BLOCK], hess[FL_BLOCK];
     double top[FL_LANES], near[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
-    double second[FL_LANES], one_minus[FL_LANES], scale[FL_LANES];
+    double second[FL_LANES], first_up[FL_LANES], second_up[FL_LANES], one_minus[FL_LANES];
+    double scale[FL_LANES];
     double total[2 * FL_LANES], below[2 * FL_LANES], dot[FL_LANES], mass[FL_LANES];
 } fl_workspace; /* the exponentials of a group of rows follow */
 
@@ -129,7 +130,8 @@ typedef struct {
         ptrdiff_t n, int hessian, const double *restrict w, const double *restrict df,             \
         const double *restrict ddf, const double *restrict over, const double *restrict others,    \
         double by, double share, T *restrict near, T *restrict factor, T *restrict inverse,        \
-        T *restrict first, T *restrict second, T *restrict one_minus, T *restrict scale) {         \
+        T *restrict first, T *restrict second, T *restrict first_up, T *restrict second_up,        \
+        T *restrict one_minus, T *restrict scale) {                                                \
         for (ptrdiff_t l = 0; l < n; ++l) {                                                        \
             double weight = w[l] * by, f = df[l] * weight * (over[l] * share);                     \
             int large = fabs(f) > 1;                                                               \
@@ -140,27 +142,29 @@ typedef struct {
         }                                                                                          \
         if (hessian)                                                                               \
             for (ptrdiff_t l = 0; l < n; ++l) {                                                    \
-                double q = over[l] * share;                                                        \
+                double q = over[l] * share, weight = w[l] * by;                                    \
                 inverse[l] = (T)q;                                                                 \
-                second[l] = (T)(ddf[l] * (w[l] * by));                                             \
+                second[l] = (T)(ddf[l] * weight);                                                  \
+                first_up[l] = (T)(df[l] * weight / FL_HALFWAY_##S);                                \
+                second_up[l] = (T)(ddf[l] * weight / FL_HALFWAY_##S);                              \
                 one_minus[l] = (T)(share == 1 ? others[l] * q : 1 - q);                            \
             }                                                                                      \
     }                                                                                              \
-    /* Of a loss f(d): f' q, and f' q (1 - q) + f'' q q with q = e / S; 1 - q of the greatest is   \
+    /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
      * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. */          \
     FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *restrict e, ptrdiff_t steps,     \
                                  const T *restrict near, const T *restrict factor,                 \
-                                 const T *restrict inverse, const T *restrict second,              \
-                                 const T *restrict one_minus, T *restrict grad,                    \
-                                 T *restrict hess) {                                               \
+                                 const T *restrict inverse, const T *restrict first_up,            \
+                                 const T *restrict second_up, const T *restrict one_minus,         \
+                                 T *restrict grad, T *restrict hess) {                             \
         for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 int k = apart ? l : 0;                                                             \
-                T g = e[l] * near[k] * factor[k], q = e[l] * FL_UNSCALE_##S * inverse[k];          \
+                T up = e[l] * FL_HALFWAY_##S * inverse[k], q = up * FL_HALFWAY_##S;                \
                 T known = one_minus[k], rest = e[l] == 1 / FL_UNSCALE_##S ? known : 1 - q;         \
-                grad[l] = g;                                                                       \
+                grad[l] = e[l] * near[k] * factor[k];                                              \
                 if (hessian)                                                                       \
-                    hess[l] = g * rest + second[k] * q * q;                                        \
+                    hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
             }                                                                                      \
     }
 FL_DEFINE_LANES(float, f32)

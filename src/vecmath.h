@@ -24,12 +24,9 @@
 #define FL_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product, and 0
- * only where exp(x) rounds to 0. Times FL_UNSCALE it is exp(x). The polynomial's even and odd halves
- * go side by side: the processor looks ahead too short a way to find the next vector's work. */
-#define FL_UNSCALE_f32 0x1p-64f
-#define FL_UNSCALE_f64 0x1p-128
-FL_INLINE float fl_exp_scaled_f32(float x) {
+/* p and t = 2^(n + bias) of exp(x) 2^bias = t + t p. The polynomial's even and odd halves go side by
+ * side: the processor looks ahead too short a way to find the next vector's work. */
+FL_INLINE float fl_exp_parts_f32(float x, int bias, float *power) {
     const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer, in the low bits */
     float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic;
     float r = FL_FMAF(n, -9.0580006145e-06f, FL_FMAF(n, -6.9313812256e-01f, x)), r2 = r * r;
@@ -37,16 +34,14 @@ FL_INLINE float fl_exp_scaled_f32(float x) {
     even = FL_FMAF(even, r2, 0.0416683877289201003f);
     odd = FL_FMAF(odd, r2, 0.16666520630583014f);
     even = FL_FMAF(even, r2, 0.499999934489174929f);
-    float p = FL_FMAF(FL_FMAF(odd, r, even), r2, r);
     uint32_t bits;
     memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 23) + ((uint32_t)(127 + 64) << 23);
-    memcpy(&t, &bits, sizeof bits);
-    p = FL_FMAF(p, t, t);
-    return x < -104.0f ? 0.0f : p;
+    bits = (bits << 23) + ((uint32_t)(127 + bias) << 23);
+    memcpy(power, &bits, sizeof bits);
+    return FL_FMAF(FL_FMAF(odd, r, even), r2, r);
 }
 
-FL_INLINE double fl_exp_scaled_f64(double x) {
+FL_INLINE double fl_exp_parts_f64(double x, int bias, double *power) {
     const double magic = 6755399441055744.0; /* 1.5 2^52 */
     double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic;
     double r = FL_FMA(n, -1.90821492927058770002e-10, FL_FMA(n, -6.93147180369123816490e-01, x));
@@ -60,13 +55,40 @@ FL_INLINE double fl_exp_scaled_f64(double x) {
     even = FL_FMA(even, r2, 0.041666666666666094202);
     odd = FL_FMA(odd, r2, 0.16666666666666683415);
     even = FL_FMA(even, r2, 0.50000000000000000439);
-    double p = FL_FMA(FL_FMA(odd, r, even), r2, r);
     uint64_t bits;
     memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 52) + ((uint64_t)(1023 + 128) << 52);
-    memcpy(&t, &bits, sizeof bits);
+    bits = (bits << 52) + ((uint64_t)(1023 + bias) << 52);
+    memcpy(power, &bits, sizeof bits);
+    return FL_FMA(FL_FMA(odd, r, even), r2, r);
+}
+
+/* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product, and 0
+ * only where exp(x) rounds to 0. Times FL_UNSCALE it is exp(x). */
+#define FL_UNSCALE_f32 0x1p-64f
+#define FL_UNSCALE_f64 0x1p-128
+FL_INLINE float fl_exp_scaled_f32(float x) {
+    float t, p = fl_exp_parts_f32(x, 64, &t);
+    p = FL_FMAF(p, t, t);
+    return x < -104.0f ? 0.0f : p;
+}
+
+FL_INLINE double fl_exp_scaled_f64(double x) {
+    double t, p = fl_exp_parts_f64(x, 128, &t);
     p = FL_FMA(p, t, t);
     return x < -745.5 ? 0.0 : p;
+}
+
+/* exp(x) - 1 for x <= 0: 2^n (1 + p) - 1, where only the last sum is rounded. */
+FL_INLINE float fl_expm1_nonpositive_f32(float x) {
+    x = x < -18.0f ? -18.0f : x;
+    float t, p = fl_exp_parts_f32(x, 0, &t);
+    return FL_FMAF(p, t, t - 1.0f);
+}
+
+FL_INLINE double fl_expm1_nonpositive_f64(double x) {
+    x = x < -40.0 ? -40.0 : x;
+    double t, p = fl_exp_parts_f64(x, 0, &t);
+    return FL_FMA(p, t, t - 1.0);
 }
 
 /* The square root of FL_UNSCALE. With u = exp(x), a product that may be large times u is right also

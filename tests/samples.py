@@ -33,6 +33,9 @@ KNOBS = {
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
     ],
+    "softmax_focal_loss": [{"gamma": 1.5, "alpha": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
+    "poly_loss": [{"epsilon": 0.5, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
+    "generalized_cross_entropy": [{"q": 0.2, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
 }
 
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
@@ -68,6 +71,11 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
     else:
         target = rng.standard_normal(shape)
     return (2 * rng.standard_normal(shape)).astype(dtype), target.astype(dtype)
+
+
+def softness(loss):
+    """The kinds of target of a loss: of rows labels, and unless it takes labels only soft ones."""
+    return (False, True) if loss.kind == "rows" and "label_smoothing" in loss.knobs else (False,)
 
 
 def naive(loss, pred, target, **knobs):

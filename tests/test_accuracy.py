@@ -21,6 +21,7 @@ from mpmath import mp, mpf
 
 import fastloss as fl
 import oracle
+from samples import softness
 
 WORKER = """
 import pickle, sys
@@ -60,11 +61,12 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
 
     for classes in (1, 2, 3, 10, 33):
         for knobs in oracle.settings(loss, rng, classes):
-            for soft in (False, True):
+            for soft in softness(loss):
                 add(classes, 3, soft, **knobs)
     for classes in (*range(4, 34), 63, 65, 100, 127, 128, 129, 130, 1025):
-        add(classes, 1, soft=True)
-        add(classes, 1, soft=False, label_smoothing=0.1)
+        if True in softness(loss):
+            add(classes, 1, soft=True)
+            add(classes, 1, soft=False, label_smoothing=0.1)
     for classes in (*range(4, 34), 63, 65, 100, 127, 128, 129, 130, 1000, 1024, 1025, 5000, 70000):
         add(classes, 2 if classes < 1000 else 1, soft=False)
     return cases

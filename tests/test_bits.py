@@ -67,7 +67,7 @@ def test_any_number_of_threads(loss, layout, dtype, rng):
 def test_what_else_is_asked_for(loss, knobs, layout, dtype, rng):
     """Loss only, gradient only and the fused calls are one function."""
     for shape, classes in (((2500,), 4), ((41, 61), 4), ((3,), 1500)):
-        if "class_weight" in knobs and classes != 4:
+        if classes != 4 and any(np.ndim(value) for value in knobs.values()):
             continue
         pred, target = inputs(loss, shape, dtype, classes)
         pred, target = layout(pred), layout(target)

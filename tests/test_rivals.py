@@ -10,7 +10,7 @@ from numpy.testing import assert_allclose
 
 import fastloss as fl
 from oracle import settings
-from samples import CLASSES, LOSSES, inputs
+from samples import CLASSES, LOSSES, inputs, softness
 
 RTOL, ATOL = 1e-9, 1e-12  # double precision less what the rivals themselves cancel
 reductions = pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
@@ -42,7 +42,7 @@ def there(elsewhere, loss):
 @reductions
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.torch], ids=lambda x: x.name)
 def test_pytorch(torch, loss, reduction):
-    for soft in (False, True) if loss.kind == "rows" else (False,):
+    for soft in softness(loss):
         pred, target = inputs(loss, (50, 3), soft=soft)
         for knobs, theirs in there(loss.torch, loss):
             arrays = [name for name, knob in loss.knobs.items() if knob.check is None]

@@ -41,18 +41,16 @@ cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
 BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
 
 
-# With x = z for the positive class and -z for the negative, p = sigmoid(x), q = 1 - p and
-# nll = softplus(-x) = -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
-cdef inline void focal_at(bint whole, T z, T y, const double* k,
+# Of the log-odds x + x_low for the right class, p = sigmoid(x), q = 1 - p and nll = softplus(-x) =
+# -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
+cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, const double* k,
                           T* loss, T* grad, T* hess) noexcept nogil:
     cdef T one = 1, two = 2, gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
-    cdef T weight_0 = <T>(1.0 if k[1] != k[1] else 1.0 - k[1])
-    cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
-    cdef T sign = one if y == one else -one, alpha = weight_1 if y == one else weight_0
-    cdef T x = sign * z + (y - y)
-    cdef T v = exp_halfway(-magnitude(x)), u = v * halfway(z), r = one / (one + u)
-    cdef T log1p_u = log1p_scaled(u, v) * halfway(z), p_up = v * r if x < 0 else r / halfway(z)
+    cdef T plain_v = exp_halfway(-magnitude(x))
+    cdef T v = plain_v + plain_v * (x_low if x < 0 else -x_low) if split else plain_v
+    cdef T u = v * halfway(x), r = one / (one + u), log1p_u = log1p_scaled(u, v) * halfway(x)
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
+    cdef T p_up = v * r if x < 0 else r / halfway(x)
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
     cdef T q_gamma, s, m, product, rest, low
     if whole:
@@ -69,13 +67,25 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
         low = s - product
         low = ((product - (s - low)) + (rest - low)) + product_low(gamma, m, product) \
             + gamma_low * (m + log1p_u)
+        if split:
+            low += gamma * x_low if x > 0 else <T>0
         q_gamma = exp_nonpositive(-s)
         q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
     alpha *= q_gamma
     loss[0] = weighed(alpha, nll)
-    grad[0] = -sign * alpha * (gamma * p_nll + q)
+    grad[0] = -alpha * (gamma * p_nll + q)
     hess[0] = (alpha * weighed(p_up, gamma * nll * (gamma * p - q) + (two * gamma + one) * q)
-               * halfway(z))
+               * halfway(x))
+
+
+cdef inline void focal_at(bint whole, T z, T y, const double* k,
+                          T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1, sign = one if y == one else -one
+    cdef T weight_0 = <T>(1.0 if k[1] != k[1] else 1.0 - k[1])
+    cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
+    cdef T alpha = weight_1 if y == one else weight_0
+    focal_of(whole, False, sign * z + (y - y), <T>0, alpha, k, loss, grad, hess)
+    grad[0] = sign * grad[0]
 
 
 cdef inline void focal_whole_at(

@@ -76,7 +76,8 @@ cdef extern from "call.h" nogil:
 
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
-        double[LANES] top, near, factor, inverse, first, second, one_minus, scale
+        double[LANES] top, near, factor, inverse, first, second, first_up, second_up
+        double[LANES] one_minus, scale
         double[2 * LANES] total, below
         double[LANES] dot, mass
 

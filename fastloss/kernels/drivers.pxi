@@ -308,7 +308,7 @@ cdef struct Rows:
     void* e
     int64_t[LANES] y
     double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
-    double[LANES] dot, mass, odds, loss, first, second
+    double[LANES] dot, mass, odds, odds_low, loss, first, second
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
@@ -496,11 +496,11 @@ cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, 
                         T* grad) noexcept nogil:
     if T is float:
         fl_scaled_f32(apart, hessian, e, steps, <float*>ws.near, <float*>ws.factor,
-                      <float*>ws.inverse, <float*>ws.second, <float*>ws.one_minus,
-                      grad, <float*>ws.hess)
+                      <float*>ws.inverse, <float*>ws.first_up, <float*>ws.second_up,
+                      <float*>ws.one_minus, grad, <float*>ws.hess)
     else:
-        fl_scaled_f64(apart, hessian, e, steps, ws.near, ws.factor, ws.inverse, ws.second,
-                      ws.one_minus, grad, ws.hess)
+        fl_scaled_f64(apart, hessian, e, steps, ws.near, ws.factor, ws.inverse, ws.first_up,
+                      ws.second_up, ws.one_minus, grad, ws.hess)
 
 
 cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
@@ -618,6 +618,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
+    cdef double ahead, log_sum, odds, low, part
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
@@ -629,10 +630,18 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
             s.first[i] = s.mass[i]
             s.second[i] = 0
         return
-    for i in range(n):
-        s.odds[i] = (s.top[i] - s.label_logit[i]) + fl_log_f64(s.sum[i])
-        s.odds[i] = NAN if s.label_logit[i] == INFINITY else s.odds[i]
-    b.pred = b.target = b.extra = s.odds
+    for i in range(n):  # the log-odds against the label, in two parts
+        ahead = s.top[i] - s.label_logit[i]
+        log_sum = fl_log_f64(s.sum[i])
+        odds = ahead + log_sum
+        low = odds - ahead
+        low = (ahead - (odds - low)) + (log_sum - low)
+        part = ahead - s.top[i]
+        low += (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
+        s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
+    b.pred = s.odds
+    b.target = b.extra = s.odds_low
     b.loss = s.loss
     b.grad = s.first
     b.hess = s.second
@@ -653,11 +662,13 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
         fl_factors_f32(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
             share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
-            <float*>ws.second, <float*>ws.one_minus, <float*>ws.scale)
+            <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up, <float*>ws.one_minus,
+            <float*>ws.scale)
     else:
         fl_factors_f64(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.one_minus, ws.scale)
+            share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.first_up,
+            ws.second_up, ws.one_minus, ws.scale)
 
 
 cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n,

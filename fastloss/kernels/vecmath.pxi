@@ -10,6 +10,8 @@ cdef extern from "vecmath.h" nogil:
     double FL_UNSCALE_f64
     float fl_exp_nonpositive_f32(float)
     double fl_exp_nonpositive_f64(double)
+    float fl_expm1_nonpositive_f32(float)
+    double fl_expm1_nonpositive_f64(double)
     double FL_HALFWAY_f32
     double FL_HALFWAY_f64
     float fl_exp_scaled_f32(float)
@@ -38,14 +40,18 @@ cdef extern from "lanes.h" nogil:
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double,
-                        float*, float*, float*, float*, float*, float*, float*)
+                        float*, float*, float*, float*, float*, float*, float*, float*,
+                        float*)
     void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
-                       const float*, const float*, const float*, float*, float*)
+                       const float*, const float*, const float*, const float*,
+                       float*, float*)
     void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double,
-                        double*, double*, double*, double*, double*, double*, double*)
+                        double*, double*, double*, double*, double*, double*, double*, double*,
+                        double*)
     void fl_scaled_f64(bint, bint, const double*, Py_ssize_t, const double*, const double*,
-                       const double*, const double*, const double*, double*, double*)
+                       const double*, const double*, const double*, const double*,
+                       double*, double*)
 
 
 cdef inline T exp_nonpositive(T x) noexcept nogil:
@@ -72,6 +78,13 @@ cdef inline T log1p_scaled(T u, T v) noexcept nogil:
         return fl_log1p_scaled_f32(u, v)
     else:
         return fl_log1p_scaled_f64(u, v)
+
+
+cdef inline T expm1_nonpositive(T x) noexcept nogil:
+    if T is float:
+        return fl_expm1_nonpositive_f32(x)
+    else:
+        return fl_expm1_nonpositive_f64(x)
 
 
 cdef inline T log1p_unit(T u) noexcept nogil:
