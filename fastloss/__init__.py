@@ -13,22 +13,43 @@ from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
 from fastloss.multiclass import cross_entropy
 from fastloss.regression import huber_loss, mse_loss
+from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
+from fastloss.training import (
+    GradientCheck,
+    LossMeter,
+    check_gradient,
+    class_weights,
+    clip_grad_norm,
+    grad_norm,
+)
 
 __version__ = version("fastloss")
 __all__ = [
     "Domain",
+    "GradientCheck",
     "Interval",
     "Knob",
     "Loss",
+    "LossMeter",
     "binary_cross_entropy_with_logits",
+    "check_gradient",
+    "class_weights",
+    "clip_grad_norm",
     "cross_entropy",
     "get_num_threads",
+    "grad_norm",
     "huber_loss",
     "kernels",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
     "losses",
     "mse_loss",
     "set_num_threads",
     "show_config",
+    "sigmoid",
     "sigmoid_focal_loss",
+    "softmax",
+    "softplus",
     "threads",
 ]
