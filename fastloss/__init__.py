@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from fastloss.combine import WeightedSum, weighted_sum
 from fastloss.multiclass import cross_entropy
 from fastloss.regression import huber_loss, mse_loss
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
@@ -31,6 +32,7 @@ __all__ = [
     "Knob",
     "Loss",
     "LossMeter",
+    "WeightedSum",
     "binary_cross_entropy_with_logits",
     "check_gradient",
     "class_weights",
@@ -52,4 +54,5 @@ __all__ = [
     "softmax",
     "softplus",
     "threads",
+    "weighted_sum",
 ]
