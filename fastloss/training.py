@@ -285,7 +285,7 @@ def check_gradient(loss: Any, *args: Any, **kwargs: Any) -> GradientCheck:
     Raises
     ------
     TypeError
-        For an `out`.
+        For an `out`, inputs that are not numbers or not given by position.
     ValueError
         For gradients that have not their argument's shape.
 
@@ -303,10 +303,10 @@ def check_gradient(loss: Any, *args: Any, **kwargs: Any) -> GradientCheck:
     """
     if "out" in kwargs:
         raise TypeError("check_gradient: out: expected none, a gradient is kept to compare")
-    moved = [np.array(args[0], np.float64)] if args else []
+    moved = _moved(args, 1)
     grads = loss.value_and_grad(*moved, *args[1:], **kwargs)[1]
     if isinstance(grads, tuple):
-        moved = [np.array(x, np.float64) for x in args[: len(grads)]]
+        moved = _moved(args, len(grads))
         grads = loss.value_and_grad(*moved, *args[len(moved) :], **kwargs)[1]
     else:
         grads = (grads,)
@@ -330,6 +330,21 @@ def check_gradient(loss: Any, *args: Any, **kwargs: Any) -> GradientCheck:
             if not error <= worst.error and not math.isnan(worst.error):
                 worst = GradientCheck(argument, index, a, n, error)
     return worst
+
+
+def _moved(args: tuple[Any, ...], n: int) -> list[Array]:
+    """The first n arguments as float64, which are this call's own."""
+    if len(args) < n:
+        raise TypeError(
+            f"check_gradient: args: expected {n} or more by position, as many as there are "
+            f"gradients, got {len(args)}"
+        )
+    for i, x in enumerate(args[:n]):
+        if np.asarray(x).dtype.kind not in "fiub":
+            raise TypeError(
+                f"check_gradient: args[{i}]: expected numbers, got {np.asarray(x).dtype}"
+            )
+    return [np.array(x, np.float64) for x in args[:n]]
 
 
 def _difference(value: Any, x: Array, index: tuple[int, ...]) -> float:

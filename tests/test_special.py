@@ -21,6 +21,7 @@ ROWS = {
     fl.log_softmax: scipy_special.log_softmax,
     fl.logsumexp: scipy_special.logsumexp,
 }
+IN_PLACE = [fl.sigmoid, fl.softmax, fl.log_softmax]
 every_elementwise = pytest.mark.parametrize("function", ELEMENTWISE, ids=lambda f: f.__name__)
 every_rows = pytest.mark.parametrize("function", ROWS, ids=lambda f: f.__name__)
 every_function = pytest.mark.parametrize(
@@ -132,7 +133,7 @@ def test_blocks_and_threads_change_nothing(function, monkeypatch, rng, shape):
         assert_array_equal(function(z.copy(), out=z), whole)
 
 
-@pytest.mark.parametrize("function", [fl.sigmoid, fl.softmax, fl.log_softmax])
+@pytest.mark.parametrize("function", IN_PLACE)
 def test_in_place(function, dtype, rng):
     z = rng.standard_normal((50, 6)).astype(dtype)
     want = function(z)
@@ -149,6 +150,23 @@ def test_out(function, dtype, rng):
     assert_allclose(out, want, rtol=1e-6)
     narrow = np.empty(want.shape, np.float32)
     assert_allclose(function(z, out=narrow), function(z), rtol=1e-6)
+
+
+def test_narrow_out_overflows_in_silence():
+    z = np.array([1e300, -1e300])
+    assert fl.logsumexp(z, out=np.empty((), np.float32)) == np.inf
+    assert_array_equal(fl.log_softmax(z, out=np.empty(2, np.float32)), [0, -np.inf])
+    assert_array_equal(fl.softplus(z, out=np.empty(2, np.float32)), [np.inf, 0])
+
+
+@pytest.mark.parametrize("shape", [(2, 5000), (5, 5000), (300, 2000), (300, 20)])
+@pytest.mark.parametrize("value", [0.0, np.nan, np.inf, -np.inf])
+def test_classes_far_apart_in_memory(dtype, rng, shape, value):
+    z = rng.standard_normal(shape).astype(dtype)
+    z[:, 7] = z[-1, 3] = z[0, 4] = value
+    with np.errstate(all="ignore"):
+        for function, scipys in ROWS.items():
+            assert_allclose(function(z, axis=0), scipys(z, axis=0), rtol=1e-5, atol=1e-6)
 
 
 @every_function
@@ -187,7 +205,8 @@ def test_bad_input_is_named(function):
         function(x, out=fixed)
     buffer = np.zeros((5, 3))
     out = buffer[1:] if want == (4, 3) else buffer[1:, 0]
-    with pytest.raises(ValueError, match=f"^{name}: out: overlaps"):
+    exactly = " without being exactly it" if function in IN_PLACE else ", which is only read"
+    with pytest.raises(ValueError, match=f"^{name}: out: overlaps {first}{exactly}$"):
         function(buffer[:-1], out=out)
 
 

@@ -272,6 +272,14 @@ def test_check_gradient_says_what_is_wrong():
     with pytest.raises(TypeError, match=r"^check_gradient: out: expected none"):
         fl.check_gradient(fl.mse_loss, np.ones(2), np.ones(2), out=np.ones(2))
 
+    with pytest.raises(TypeError, match=r"^check_gradient: args: expected 1 or more .* got 0"):
+        fl.check_gradient(fl.mse_loss, pred=[1.0], target=[0.0])
+    with pytest.raises(TypeError, match=r"^check_gradient: args: expected 2 or more .* got 1"):
+        fl.check_gradient(Wrong(), np.ones((2, 3)), b=np.ones((2, 3)))
+    for bad in (["a"], np.ones(1, complex)):
+        with pytest.raises(TypeError, match=r"^check_gradient: args\[0\]: expected numbers, got"):
+            fl.check_gradient(fl.mse_loss, bad, [0.0])
+
     class Shape(Wrong):
         def value_and_grad(self, a, b, **options):
             return self(a, b), np.zeros(2)
