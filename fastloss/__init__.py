@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from fastloss.combine import WeightedSum, weighted_sum
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -18,25 +19,48 @@ from fastloss.multiclass import (
     softmax_focal_loss,
 )
 from fastloss.regression import huber_loss, mse_loss
+from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
+from fastloss.training import (
+    GradientCheck,
+    LossMeter,
+    check_gradient,
+    class_weights,
+    clip_grad_norm,
+    grad_norm,
+)
 
 __version__ = version("fastloss")
 __all__ = [
     "Domain",
+    "GradientCheck",
     "Interval",
     "Knob",
     "Loss",
+    "LossMeter",
+    "WeightedSum",
     "binary_cross_entropy_with_logits",
+    "check_gradient",
+    "class_weights",
+    "clip_grad_norm",
     "cross_entropy",
     "generalized_cross_entropy",
     "get_num_threads",
+    "grad_norm",
     "huber_loss",
     "kernels",
+    "log_sigmoid",
+    "log_softmax",
+    "logsumexp",
     "losses",
     "mse_loss",
     "poly_loss",
     "set_num_threads",
     "show_config",
+    "sigmoid",
     "sigmoid_focal_loss",
+    "softmax",
     "softmax_focal_loss",
+    "softplus",
     "threads",
+    "weighted_sum",
 ]

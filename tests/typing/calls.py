@@ -63,3 +63,18 @@ with fl.threads(2):
     assert_type(fl.get_num_threads(), int)
 fl.set_num_threads(2)
 fl.show_config()
+
+# Functions and tools.
+assert_type(fl.softmax(x, axis=0, out=x, num_threads=1), NDArray[Any])
+assert_type(fl.logsumexp([1.0, 2.0]), NDArray[Any])
+assert_type(fl.sigmoid(0.0), NDArray[Any])
+assert_type(fl.class_weights(labels, 3, method="effective", beta=0.9), NDArray[np.float64])
+meter = fl.LossMeter()
+meter.update(fl.mse_loss(x, y), fl.mse_loss.normalizer(x, y))
+assert_type((meter + meter).mean, float)
+assert_type(fl.check_gradient(fl.mse_loss, x, y, reduction="sum").error, float)
+assert_type(fl.clip_grad_norm([x, y], 1.0), float)
+assert_type(fl.grad_norm(x), float)
+both = fl.weighted_sum((0.5, fl.mse_loss), (2.0, bound))
+assert_type(both.grad_and_hess(x, y, reduction="sum"), tuple[NDArray[Any], NDArray[Any]])
+assert_type(both.normalizer(x, y), float)
