@@ -10,7 +10,17 @@ from fastloss import kernels
 from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
-from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from fastloss.binary import (
+    binary_cross_entropy_with_logits,
+    exponential_loss,
+    hinge_embedding_loss,
+    hinge_loss,
+    modified_huber_loss,
+    perceptron_loss,
+    sigmoid_focal_loss,
+    soft_margin_loss,
+    squared_hinge_loss,
+)
 from fastloss.multiclass import cross_entropy
 from fastloss.regression import huber_loss, mse_loss
 
@@ -22,13 +32,20 @@ __all__ = [
     "Loss",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
+    "exponential_loss",
     "get_num_threads",
+    "hinge_embedding_loss",
+    "hinge_loss",
     "huber_loss",
     "kernels",
     "losses",
+    "modified_huber_loss",
     "mse_loss",
+    "perceptron_loss",
     "set_num_threads",
     "show_config",
     "sigmoid_focal_loss",
+    "soft_margin_loss",
+    "squared_hinge_loss",
     "threads",
 ]

@@ -97,6 +97,7 @@ class Domain:
 REAL = Domain(label="real")
 UNIT = Domain(0, 1)
 BINARY = Domain(0, 1, ends_only=True)
+SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
 
 

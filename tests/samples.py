@@ -29,6 +29,7 @@ KNOBS = {
     "huber_loss": [{"delta": 0.3}, {"delta": 5}],
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
+    "hinge_embedding_loss": [{"margin": 0.3}],
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},

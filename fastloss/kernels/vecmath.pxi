@@ -14,6 +14,10 @@ cdef extern from "vecmath.h" nogil:
     double FL_HALFWAY_f64
     float fl_exp_scaled_f32(float)
     double fl_exp_scaled_f64(double)
+    float fl_exp_f32(float)
+    double fl_exp_f64(double)
+    float fl_exp_times_f32(float, float, float, float)
+    double fl_exp_times_f64(double, double, double, double)
     float fl_log1p_scaled_f32(float, float)
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
@@ -65,6 +69,21 @@ cdef inline T exp_halfway(T x) noexcept nogil:
         return fl_exp_scaled_f32(x) * <float>FL_HALFWAY_f32
     else:
         return fl_exp_scaled_f64(x) * FL_HALFWAY_f64
+
+
+cdef inline T exp(T x) noexcept nogil:
+    if T is float:
+        return fl_exp_f32(x)
+    else:
+        return fl_exp_f64(x)
+
+
+cdef inline T exp_times(T y, T x, T low, T down) noexcept nogil:
+    # y exp(x + low) 2^-down, of any size.
+    if T is float:
+        return fl_exp_times_f32(y, x, low, down)
+    else:
+        return fl_exp_times_f64(y, x, low, down)
 
 
 cdef inline T log1p_scaled(T u, T v) noexcept nogil:
