@@ -21,6 +21,7 @@ from fastloss.binary import (
     soft_margin_loss,
     squared_hinge_loss,
 )
+from fastloss.counts import gamma_nll_loss, tweedie_loss
 from fastloss.multiclass import cross_entropy
 from fastloss.regression import huber_loss, mse_loss
 
@@ -33,6 +34,7 @@ __all__ = [
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "exponential_loss",
+    "gamma_nll_loss",
     "get_num_threads",
     "hinge_embedding_loss",
     "hinge_loss",
@@ -48,4 +50,5 @@ __all__ = [
     "soft_margin_loss",
     "squared_hinge_loss",
     "threads",
+    "tweedie_loss",
 ]

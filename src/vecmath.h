@@ -113,7 +113,7 @@ FL_INLINE float fl_exp_times_f32(float y, float x, float low, float down) {
     bits = (bits << 23) + ((uint32_t)127 << 23);
     memcpy(&second, &bits, sizeof bits);
     w *= first;
-    return FL_FMAF(p, w, w) * second;
+    return (fabsf(w) < INFINITY ? FL_FMAF(p, w, w) : w * (1.0f + p)) * second;
 }
 
 FL_INLINE double fl_exp_times_f64(double y, double x, double low, double down) {
@@ -147,7 +147,7 @@ FL_INLINE double fl_exp_times_f64(double y, double x, double low, double down) {
     bits = (bits << 52) + ((uint64_t)1023 << 52);
     memcpy(&second, &bits, sizeof bits);
     w *= first;
-    return FL_FMA(p, w, w) * second;
+    return (fabs(w) < INFINITY ? FL_FMA(p, w, w) : w * (1.0 + p)) * second;
 }
 
 /* exp(x) for any x; 1.05 ulp. */
