@@ -22,7 +22,13 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
     double fl_log1p_unit_f64(double)
+    float fl_expm1_nonpositive_f32(float)
+    double fl_expm1_nonpositive_f64(double)
+    float fl_log_sum_f32(float, float)
+    double fl_log_sum_f64(double, double)
+    float fl_log_f32(float)
     double fl_log_f64(double)
+    float fl_log1p_f32(float)
     double fl_log1p_f64(double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
@@ -98,6 +104,37 @@ cdef inline T log1p_unit(T u) noexcept nogil:
         return fl_log1p_unit_f32(u)
     else:
         return fl_log1p_unit_f64(u)
+
+
+cdef inline T expm1_nonpositive(T x) noexcept nogil:
+    if T is float:
+        return fl_expm1_nonpositive_f32(x)
+    else:
+        return fl_expm1_nonpositive_f64(x)
+
+
+cdef inline T log_sum(T m, T c) noexcept nogil:
+    # log(m + c) for normal m > 0, c what rounding m lost.
+    if T is float:
+        return fl_log_sum_f32(m, c)
+    else:
+        return fl_log_sum_f64(m, c)
+
+
+cdef inline T log_positive(T x) noexcept nogil:
+    # log(x) for x >= 0.
+    if T is float:
+        return fl_log_f32(x)
+    else:
+        return fl_log_f64(x)
+
+
+cdef inline T log1p(T x) noexcept nogil:
+    # log(1 + x) for x >= -1.
+    if T is float:
+        return fl_log1p_f32(x)
+    else:
+        return fl_log1p_f64(x)
 
 
 cdef inline T product_low(T a, T b, T product) noexcept nogil:
