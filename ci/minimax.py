@@ -76,6 +76,7 @@ for name, digits, (polynomial, worst) in [
     ("exp, double", 20, exp_rest(10)),
     ("log1p on [0, 1], float", 18, atanh_rest(3, mp.mpf(1) / 3)),
     ("log1p on [0, 1], double", 20, atanh_rest(9, mp.mpf(1) / 3)),
+    ("log, float", 18, atanh_rest(2, mp.mpf("0.17158"))),
     ("log, double", 20, atanh_rest(6, mp.mpf("0.17158"))),
 ]:
     print(f"{name}: relative error {mp.nstr(worst, 3)}, lowest power first")

@@ -10,8 +10,19 @@ from fastloss import kernels
 from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
-from fastloss.binary import binary_cross_entropy_with_logits, sigmoid_focal_loss
+from fastloss.binary import (
+    binary_cross_entropy_with_logits,
+    exponential_loss,
+    hinge_embedding_loss,
+    hinge_loss,
+    modified_huber_loss,
+    perceptron_loss,
+    sigmoid_focal_loss,
+    soft_margin_loss,
+    squared_hinge_loss,
+)
 from fastloss.combine import WeightedSum, weighted_sum
+from fastloss.counts import gamma_nll_loss, tweedie_loss
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -43,24 +54,33 @@ __all__ = [
     "class_weights",
     "clip_grad_norm",
     "cross_entropy",
+    "exponential_loss",
+    "gamma_nll_loss",
     "generalized_cross_entropy",
     "get_num_threads",
     "grad_norm",
+    "hinge_embedding_loss",
+    "hinge_loss",
     "huber_loss",
     "kernels",
     "log_sigmoid",
     "log_softmax",
     "logsumexp",
     "losses",
+    "modified_huber_loss",
     "mse_loss",
+    "perceptron_loss",
     "poly_loss",
     "set_num_threads",
     "show_config",
     "sigmoid",
     "sigmoid_focal_loss",
+    "soft_margin_loss",
     "softmax",
     "softmax_focal_loss",
     "softplus",
+    "squared_hinge_loss",
     "threads",
+    "tweedie_loss",
     "weighted_sum",
 ]

@@ -49,25 +49,36 @@ def as_number(x: Any) -> float:
 
 @dataclass(frozen=True)
 class Interval:
-    """The finite numbers a scalar knob may be: from `low` (itself unless `open`) to `high`."""
+    """The finite numbers a scalar knob may be: from `low` (itself unless `open`) to `high`.
+
+    And those of `also`, outside.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     open: bool = False
+    also: tuple[float, ...] = ()
 
     def contains(self, x: float) -> bool:
         """Whether the knob may be x."""
-        return math.isfinite(x) and self.low <= x <= self.high and not (self.open and x == self.low)
+        inside = self.low <= x <= self.high and not (self.open and x == self.low)
+        return math.isfinite(x) and (inside or x in self.also)
 
     def __str__(self) -> str:
+        also = "".join(f"{x:g} or " for x in self.also)
+        if self.low == self.high:
+            return f"{also}{self.low:g}"
         if self.high < math.inf:
-            return f"in [{self.low:g}, {self.high:g}]"
-        return f"{'>' if self.open else '>='} {self.low:g}" if self.low > -math.inf else "finite"
+            return f"{also}in [{self.low:g}, {self.high:g}]"
+        if self.low > -math.inf:
+            return f"{also}{'>' if self.open else '>='} {self.low:g}"
+        return "finite"
 
 
 Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
+Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
 PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last or the class axis
 
 
@@ -97,6 +108,8 @@ class Domain:
 REAL = Domain(label="real")
 UNIT = Domain(0, 1)
 BINARY = Domain(0, 1, ends_only=True)
+COUNTS = Domain(0)
+SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
 LABELS = Domain(label="class labels")
 

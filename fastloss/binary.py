@@ -1,4 +1,4 @@
-"""Losses of binary and multi-label classification, from logits."""
+"""Losses of binary and multi-label classification, from logits and from scores of either sign."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from fastloss import kernels
 from fastloss._general import Elementwise
 from fastloss._loss import (
     BINARY,
+    SIGNS,
     UNIT,
     Common,
     Elsewhere,
@@ -17,6 +18,7 @@ from fastloss._loss import (
     NonNegative,
     Outputs,
     PerClass,
+    Positive,
     loss,
 )
 
@@ -90,6 +92,13 @@ def binary_cross_entropy_with_logits(
     0.410038
     >>> fl.binary_cross_entropy_with_logits.grad([0.0, 0.0], [0.0, 1.0], reduction="sum")
     array([ 0.5, -0.5])
+
+    The multi-label loss of two samples, summed over their three labels:
+
+    >>> labels = [[1, 0, 0], [1, 1, 0]]
+    >>> z = [[2.0, -1.0, -3.0], [0.5, 0.0, -2.0]]
+    >>> round(fl.binary_cross_entropy_with_logits(z, labels, reduction="batchmean"), 6)
+    0.891465
     """
     return run(pred, target, (label_smoothing,), pos_weight, **common)
 
@@ -166,3 +175,299 @@ def sigmoid_focal_loss(
     array([0.129965, 0.043322])
     """
     return run(pred, target, (gamma, alpha), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.soft_margin,
+    target=SIGNS,
+    formula=r"\log(1 + e^{-t s})",
+    naive=lambda m, p, t: m.log(1 + m.exp(-t * p)),
+    torch=Elsewhere("soft_margin_loss"),
+)
+def soft_margin_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Logistic loss of scores s and targets t of -1 or +1.
+
+    .. math:: \log(1 + e^{-t s})
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``soft_margin_loss``; `binary_cross_entropy_with_logits` with targets of -1 for 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> round(fl.soft_margin_loss([0.0, 2.0], [-1, 1]), 6)
+    0.410038
+    >>> fl.soft_margin_loss.grad([0.0, 0.0], [-1, 1], reduction="sum")
+    array([ 0.5, -0.5])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.exponential,
+    target=SIGNS,
+    formula=r"e^{-t s}",
+    naive=lambda m, p, t: m.exp(-t * p),
+)
+def exponential_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Exponential loss of scores s and targets t of -1 or +1, that of AdaBoost.
+
+    .. math:: e^{-t s}
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    J. Friedman, T. Hastie and R. Tibshirani, Additive logistic regression, 2000. scikit-learn's
+    ``ExponentialLoss`` takes targets of 0 and 1.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.exponential_loss([0.0, 0.0], [-1, 1])
+    1.0
+    >>> fl.exponential_loss([1.0, 1.0], [-1, 1], reduction="none").round(6)
+    array([2.718282, 0.367879])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.hinge,
+    target=SIGNS,
+    formula=r"\max(0, 1 - t s)",
+    naive=lambda m, p, t: m.where(t * p < 1, 1 - t * p, 0 * p),
+)
+def hinge_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Hinge loss of scores s and targets t of -1 or +1, that of support vector machines.
+
+    .. math:: \max(0, 1 - t s)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    C. Cortes and V. Vapnik, Support-vector networks, 1995; scikit-learn's metric of the same name
+    and ``SGDClassifier(loss="hinge")``. At the kink, t s = 1, the gradient is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.hinge_loss([0.5, 0.5, 3.0], [-1, 1, 1], reduction="none")
+    array([1.5, 0.5, 0. ])
+    >>> fl.hinge_loss.grad([0.5, 0.5, 3.0], [-1, 1, 1], reduction="none")
+    array([ 1., -1.,  0.])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.squared_hinge,
+    target=SIGNS,
+    formula=r"\max(0, 1 - t s)^2",
+    naive=lambda m, p, t: m.where(t * p < 1, (1 - t * p) ** 2, 0 * p),
+)
+def squared_hinge_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Squared hinge loss of scores s and targets t of -1 or +1.
+
+    .. math:: \max(0, 1 - t s)^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``SGDClassifier(loss="squared_hinge")``, the default of ``LinearSVC``. At t s = 1
+    the Hessian is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.squared_hinge_loss([0.5, 0.5, 3.0], [-1, 1, 1], reduction="none")
+    array([2.25, 0.25, 0.  ])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.modified_huber,
+    target=SIGNS,
+    formula=r"\max(0, 1 - t s)^2 \text{ if } t s \ge -1 \text{ else } -4 t s",
+    naive=lambda m, p, t: m.where(
+        t * p < -1, -4 * t * p, m.where(t * p < 1, (1 - t * p) ** 2, 0 * p)
+    ),
+)
+def modified_huber_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Squared hinge loss that is linear beyond -1, of scores s and targets t of -1 or +1.
+
+    .. math:: \max(0, 1 - t s)^2 \text{ if } t s \ge -1 \text{ else } -4 t s
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    T. Zhang, Solving large scale linear prediction problems using stochastic gradient descent
+    algorithms, 2004; scikit-learn's ``SGDClassifier(loss="modified_huber")``. The Hessian is 2 at
+    t s = -1 and 0 at t s = 1.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.modified_huber_loss([3.0, 0.5, 3.0], [-1, 1, 1], reduction="none")
+    array([12.  ,  0.25,  0.  ])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.perceptron,
+    target=SIGNS,
+    formula=r"\max(0, -t s)",
+    naive=lambda m, p, t: m.where(t * p < 0, -t * p, 0 * p),
+)
+def perceptron_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""The perceptron's loss of scores s and targets t of -1 or +1.
+
+    .. math:: \max(0, -t s)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    F. Rosenblatt, The perceptron, 1958; scikit-learn's ``SGDClassifier(loss="perceptron")``. At the
+    kink, s = 0, the gradient is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.perceptron_loss([0.5, 0.5, -3.0], [-1, 1, 1], reduction="none")
+    array([0.5, 0. , 3. ])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.hinge_embedding,
+    target=SIGNS,
+    formula=r"p \text{ if } t = 1 \text{ else } \max(0, m - p)",
+    naive=lambda m, p, t, margin: m.where(t > 0, p, m.where(p < margin, margin - p, 0 * p)),
+    torch=Elsewhere("hinge_embedding_loss"),
+)
+def hinge_embedding_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: Positive = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Draws pairs together (t = 1) or a margin apart (t = -1), of distances p.
+
+    .. math:: p \text{ if } t = 1 \text{ else } \max(0, m - p)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+    margin : float, optional
+        The distance m at which what should be apart is far enough; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and +1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``hinge_embedding_loss``. At the kink, p = m, the gradient is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.hinge_embedding_loss([0.25, 0.25, 3.0], [1, -1, -1], reduction="none")
+    array([0.25, 0.75, 0.  ])
+    """
+    return run(pred, target, (margin,), **common)

@@ -2,7 +2,8 @@
  *
  * Every function is `static inline`, holds to the same sequence of IEEE operations at every vector
  * width (the build forbids contraction, so a multiply-add is where FL_FMA says and nowhere else),
- * lets nan through and is within 1 ulp (log and log1p: 1.25) on the stated domain.
+ * lets nan through and is within 1 ulp on the stated domain (log, log1p and expm1: 1.25; exp_times:
+ * 1.15, 1.5 where there is no fused multiply-add).
  * The polynomials are minimax in relative error, found by a Remez exchange: `python ci/minimax.py`
  * prints them.
  */
@@ -24,27 +25,18 @@
 #define FL_FMA(a, b, c) ((a) * (b) + (c))
 #endif
 
-/* p and t = 2^(n + bias) of exp(x) 2^bias = t + t p. The polynomial's even and odd halves go side by
- * side: the processor looks ahead too short a way to find the next vector's work. */
-FL_INLINE float fl_exp_parts_f32(float x, int bias, float *power) {
-    const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer, in the low bits */
-    float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic;
-    float r = FL_FMAF(n, -9.0580006145e-06f, FL_FMAF(n, -6.9313812256e-01f, x)), r2 = r * r;
+/* exp(r) - 1 for abs(r) <= log(2) / 2. The polynomial's even and odd halves go side by side: the
+ * processor looks ahead too short a way to find the next vector's work. */
+FL_INLINE float fl_exp_rest_f32(float r) {
+    float r2 = r * r;
     float even = 0.00138146177907026834f, odd = 0.00836871703327805474f;
     even = FL_FMAF(even, r2, 0.0416683877289201003f);
     odd = FL_FMAF(odd, r2, 0.16666520630583014f);
     even = FL_FMAF(even, r2, 0.499999934489174929f);
-    uint32_t bits;
-    memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 23) + ((uint32_t)(127 + bias) << 23);
-    memcpy(power, &bits, sizeof bits);
     return FL_FMAF(FL_FMAF(odd, r, even), r2, r);
 }
 
-FL_INLINE double fl_exp_parts_f64(double x, int bias, double *power) {
-    const double magic = 6755399441055744.0; /* 1.5 2^52 */
-    double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic;
-    double r = FL_FMA(n, -1.90821492927058770002e-10, FL_FMA(n, -6.93147180369123816490e-01, x));
+FL_INLINE double fl_exp_rest_f64(double r) {
     double r2 = r * r, even = 2.0826563245549260941e-9, odd = 2.5112034140491924663e-8;
     even = FL_FMA(even, r2, 2.7557582028378726852e-7);
     odd = FL_FMA(odd, r2, 2.755723487004166059e-6);
@@ -55,11 +47,24 @@ FL_INLINE double fl_exp_parts_f64(double x, int bias, double *power) {
     even = FL_FMA(even, r2, 0.041666666666666094202);
     odd = FL_FMA(odd, r2, 0.16666666666666683415);
     even = FL_FMA(even, r2, 0.50000000000000000439);
-    uint64_t bits;
-    memcpy(&bits, &t, sizeof bits);
-    bits = (bits << 52) + ((uint64_t)(1023 + bias) << 52);
-    memcpy(power, &bits, sizeof bits);
     return FL_FMA(FL_FMA(odd, r, even), r2, r);
+}
+
+/* exp(x) = 2^n (1 + p) for x <= 0: p, and n in the low bits of *n. */
+FL_INLINE float fl_exp_parts_f32(float x, uint32_t *n) {
+    const float magic = 12582912.0f; /* 1.5 2^23: adding it rounds to an integer, in the low bits */
+    float t = FL_FMAF(x, 1.44269504f, magic), k = t - magic;
+    float r = FL_FMAF(k, -9.0580006145e-06f, FL_FMAF(k, -6.9313812256e-01f, x));
+    memcpy(n, &t, sizeof t);
+    return fl_exp_rest_f32(r);
+}
+
+FL_INLINE double fl_exp_parts_f64(double x, uint64_t *n) {
+    const double magic = 6755399441055744.0; /* 1.5 2^52 */
+    double t = FL_FMA(x, 1.4426950408889634, magic), k = t - magic;
+    double r = FL_FMA(k, -1.90821492927058770002e-10, FL_FMA(k, -6.93147180369123816490e-01, x));
+    memcpy(n, &t, sizeof t);
+    return fl_exp_rest_f64(r);
 }
 
 /* exp(x) 2^64 (2^128 for double) for x <= 0: never subnormal, so that 2^n is one product, and 0
@@ -67,28 +72,40 @@ FL_INLINE double fl_exp_parts_f64(double x, int bias, double *power) {
 #define FL_UNSCALE_f32 0x1p-64f
 #define FL_UNSCALE_f64 0x1p-128
 FL_INLINE float fl_exp_scaled_f32(float x) {
-    float t, p = fl_exp_parts_f32(x, 64, &t);
+    uint32_t n;
+    float p = fl_exp_parts_f32(x, &n), t;
+    n = (n << 23) + ((uint32_t)(127 + 64) << 23);
+    memcpy(&t, &n, sizeof t);
     p = FL_FMAF(p, t, t);
     return x < -104.0f ? 0.0f : p;
 }
 
 FL_INLINE double fl_exp_scaled_f64(double x) {
-    double t, p = fl_exp_parts_f64(x, 128, &t);
+    uint64_t n;
+    double p = fl_exp_parts_f64(x, &n), t;
+    n = (n << 52) + ((uint64_t)(1023 + 128) << 52);
+    memcpy(&t, &n, sizeof t);
     p = FL_FMA(p, t, t);
     return x < -745.5 ? 0.0 : p;
 }
 
-/* exp(x) - 1 for x <= 0: 2^n (1 + p) - 1, where only the last sum is rounded. */
+/* exp(x) - 1 for x <= 0. */
 FL_INLINE float fl_expm1_nonpositive_f32(float x) {
-    x = x < -18.0f ? -18.0f : x;
-    float t, p = fl_exp_parts_f32(x, 0, &t);
-    return FL_FMAF(p, t, t - 1.0f);
+    uint32_t n;
+    float p = fl_exp_parts_f32(x, &n), t;
+    n = (n << 23) + ((uint32_t)127 << 23);
+    memcpy(&t, &n, sizeof t);
+    p = FL_FMAF(p, t, t - 1.0f);
+    return x < -20.0f ? -1.0f : p;
 }
 
 FL_INLINE double fl_expm1_nonpositive_f64(double x) {
-    x = x < -40.0 ? -40.0 : x;
-    double t, p = fl_exp_parts_f64(x, 0, &t);
-    return FL_FMA(p, t, t - 1.0);
+    uint64_t n;
+    double p = fl_exp_parts_f64(x, &n), t;
+    n = (n << 52) + ((uint64_t)1023 << 52);
+    memcpy(&t, &n, sizeof t);
+    p = FL_FMA(p, t, t - 1.0);
+    return x < -40.0 ? -1.0 : p;
 }
 
 /* The square root of FL_UNSCALE. With u = exp(x), a product that may be large times u is right also
@@ -104,6 +121,61 @@ FL_INLINE float fl_exp_nonpositive_f32(float x) {
 FL_INLINE double fl_exp_nonpositive_f64(double x) {
     return fl_exp_scaled_f64(x) * FL_UNSCALE_f64;
 }
+
+/* y exp(x + low) 2^-down for any x, right also where exp(x) alone overflows or underflows: y is first
+ * brought near 1 and 2^n applied in two factors. `low` is what the rounding of x lost; down is a whole
+ * number, at most 64 (128) of either sign. With y = 0 it is 0. */
+FL_INLINE float fl_exp_times_f32(float y, float x, float low, float down) {
+    const float magic = 12582912.0f;
+    float by = fabsf(y) < 1.0f ? 100.0f : -100.0f;
+    float w = y * (fabsf(y) < 1.0f ? 0x1p100f : 0x1p-100f);
+    x = x < -300.0f ? -300.0f : x; /* beyond, all is 0 or inf */
+    x = x > 300.0f ? 300.0f : x;
+    float t = FL_FMAF(x, 1.44269504f, magic), n = t - magic;
+    /* log(2) in two parts, of which n times the first is exact without multiply-add too. */
+    float r = FL_FMAF(n, 2.12194440e-4f, FL_FMAF(n, -0.693359375f, x)) + low;
+    float p = fl_exp_rest_f32(r);
+    n -= by + down;
+    n = n < -252.0f ? -252.0f : n;
+    n = n > 252.0f ? 252.0f : n;
+    float first = FL_FMAF(n, 0.5f, magic), second = n - (first - magic) + magic;
+    uint32_t bits;
+    memcpy(&bits, &first, sizeof bits);
+    bits = (bits << 23) + ((uint32_t)127 << 23);
+    memcpy(&first, &bits, sizeof bits);
+    memcpy(&bits, &second, sizeof bits);
+    bits = (bits << 23) + ((uint32_t)127 << 23);
+    memcpy(&second, &bits, sizeof bits);
+    w *= first;
+    return (fabsf(w) < INFINITY ? FL_FMAF(p, w, w) : w * (1.0f + p)) * second;
+}
+
+FL_INLINE double fl_exp_times_f64(double y, double x, double low, double down) {
+    const double magic = 6755399441055744.0;
+    double by = fabs(y) < 1.0 ? 800.0 : -800.0, w = y * (fabs(y) < 1.0 ? 0x1p800 : 0x1p-800);
+    x = x < -1700.0 ? -1700.0 : x;
+    x = x > 1700.0 ? 1700.0 : x;
+    double t = FL_FMA(x, 1.4426950408889634, magic), n = t - magic;
+    double r = FL_FMA(n, -1.90821492927058770002e-10, FL_FMA(n, -6.93147180369123816490e-01, x));
+    double p = fl_exp_rest_f64(r + low);
+    n -= by + down;
+    n = n < -2000.0 ? -2000.0 : n;
+    n = n > 2000.0 ? 2000.0 : n;
+    double first = FL_FMA(n, 0.5, magic), second = n - (first - magic) + magic;
+    uint64_t bits;
+    memcpy(&bits, &first, sizeof bits);
+    bits = (bits << 52) + ((uint64_t)1023 << 52);
+    memcpy(&first, &bits, sizeof bits);
+    memcpy(&bits, &second, sizeof bits);
+    bits = (bits << 52) + ((uint64_t)1023 << 52);
+    memcpy(&second, &bits, sizeof bits);
+    w *= first;
+    return (fabs(w) < INFINITY ? FL_FMA(p, w, w) : w * (1.0 + p)) * second;
+}
+
+/* exp(x) for any x; 1.05 ulp. */
+FL_INLINE float fl_exp_f32(float x) { return fl_exp_times_f32(1.0f, x, 0.0f, 0.0f); }
+FL_INLINE double fl_exp_f64(double x) { return fl_exp_times_f64(1.0, x, 0.0, 0.0); }
 
 /* log(1 + u) / FL_HALFWAY for u in [0, 1] and v = u / FL_HALFWAY: u - s (u - R), s = u / (2 + u),
  * 2 atanh(s) = 2 s + s R. */
@@ -142,18 +214,49 @@ FL_INLINE double fl_log1p_unit_f64(double u) {
     return fl_log1p_scaled_f64(u, u / FL_HALFWAY_f64) * FL_HALFWAY_f64;
 }
 
-/* log(x) for x = 0 or x normal and positive; inf and nan as they are. */
-FL_INLINE double fl_log_f64(double x) {
+/* log(m + c) for normal m > 0, c what rounding m lost: k log 2 + log1p(f), 2^k the power of two
+ * next to m. What the sums lose, below 1 where the two cancel, is added last. */
+FL_INLINE float fl_log_sum_f32(float m, float c) {
+    const uint32_t sqrt_half = 0x3f3504f3u, one = 0x3f800000u;
+    uint32_t bits, low, scale;
+    float f, k, twice;
+    memcpy(&bits, &m, sizeof bits);
+    bits += one - sqrt_half;
+    low = (bits & 0x007fffffu) + sqrt_half;
+    scale = 0x7f800000u - (bits & 0x7f800000u); /* 2^(1 - k), a number also for the largest m */
+    memcpy(&f, &low, sizeof f);
+    memcpy(&twice, &scale, sizeof twice);
+    k = (float)(int32_t)(bits >> 23) - 127.0f;
+    f -= 1.0f;
+    c *= 0.5f * twice;
+    float whole = f + c;
+    c -= whole - f;
+    f = whole;
+    float s = f / (2.0f + f), z = s * s;
+    float q = FL_FMAF(FL_FMAF(0.298718354804243806f, z, 0.399775379198123812f), z,
+                      0.666667764084163084f);
+    float rest = FL_FMAF(-s, FL_FMAF(-z, q, f), k * 9.0580006145e-06f);
+    float exact = k * 6.9313812256e-01f, sum = exact + f;
+    return sum + ((f - (sum - exact)) + (rest + c));
+}
+
+FL_INLINE double fl_log_sum_f64(double m, double c) {
     const uint64_t sqrt_half = 0x3fe6a09e00000000u, one = 0x3ff0000000000000u;
-    uint64_t bits, low, high;
-    double f, k;
-    memcpy(&bits, &x, sizeof bits);
+    uint64_t bits, low, high, scale;
+    double f, k, twice;
+    memcpy(&bits, &m, sizeof bits);
     bits += one - sqrt_half;
     low = (bits & 0x000fffffffffffffu) + sqrt_half;
+    scale = 0x7ff0000000000000u - (bits & 0x7ff0000000000000u);
     high = (bits >> 52) | 0x4330000000000000u; /* 2^52 + biased exponent, as a double's bits */
     memcpy(&f, &low, sizeof f);
+    memcpy(&twice, &scale, sizeof twice);
     memcpy(&k, &high, sizeof k);
     f -= 1.0;
+    c *= 0.5 * twice;
+    double whole = f + c;
+    c -= whole - f;
+    f = whole;
     k -= 4503599627370496.0 + 1023.0;
     double s = f / (2.0 + f), z = s * s, z2 = z * z;
     double even = 0.14796080435936603374, odd = 0.15314038097200747314;
@@ -163,17 +266,36 @@ FL_INLINE double fl_log_f64(double x) {
     odd = FL_FMA(odd, z2, 0.39999999999414345556);
     even = FL_FMA(even, z2, 0.66666666666667344597);
     double q = FL_FMA(odd, z, even);
-    double log1p = FL_FMA(-s, FL_FMA(-z, q, f), f);
-    double y = FL_FMA(k, 1.90821492927058770002e-10, log1p);
-    y = FL_FMA(k, 6.93147180369123816490e-01, y);
-    y = x == 0.0 ? -INFINITY : y;
+    double rest = FL_FMA(-s, FL_FMA(-z, q, f), k * 1.90821492927058770002e-10);
+    double exact = k * 6.93147180369123816490e-01, sum = exact + f;
+    return sum + ((f - (sum - exact)) + (rest + c));
+}
+
+/* log(x) for x = 0 or x normal and positive; inf and nan as they are, nan for negative x. */
+FL_INLINE float fl_log_f32(float x) {
+    float y = fl_log_sum_f32(x, 0.0f);
+    y = x > 0.0f ? y : (x == 0.0f ? -INFINITY : NAN);
     return x < INFINITY ? y : x;
 }
 
-/* log(1 + x) for x >= 0. */
+FL_INLINE double fl_log_f64(double x) {
+    double y = fl_log_sum_f64(x, 0.0);
+    y = x > 0.0 ? y : (x == 0.0 ? -INFINITY : NAN);
+    return x < INFINITY ? y : x;
+}
+
+/* log(1 + x) for x >= -1; inf and nan as they are, nan for x < -1. Where m - 1 is rounded, it is
+ * too large for that to matter. */
+FL_INLINE float fl_log1p_f32(float x) {
+    float m = 1.0f + x, y = fl_log_sum_f32(m, x - (m - 1.0f));
+    y = x > -1.0f ? y : (x == -1.0f ? -INFINITY : NAN);
+    return x < INFINITY ? y : x;
+}
+
 FL_INLINE double fl_log1p_f64(double x) {
-    double unit = fl_log1p_unit_f64(x < 1.0 ? x : 1.0), general = fl_log_f64(1.0 + x);
-    return x < 1.0 ? unit : general;
+    double m = 1.0 + x, y = fl_log_sum_f64(m, x - (m - 1.0));
+    y = x > -1.0 ? y : (x == -1.0 ? -INFINITY : NAN);
+    return x < INFINITY ? y : x;
 }
 
 /* a b - product, product being a b rounded: what the rounding lost. */

@@ -29,6 +29,8 @@ KNOBS = {
     "huber_loss": [{"delta": 0.3}, {"delta": 5}],
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
+    "hinge_embedding_loss": [{"margin": 0.3}],
+    "tweedie_loss": [{"power": power} for power in (0, 1, 2, 3.7)],
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},

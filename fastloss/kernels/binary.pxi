@@ -105,3 +105,111 @@ cdef void sigmoid_focal_loss(fl_elements* b) noexcept nogil:
         MAP_FLUSHED(b, focal_any_at[float], focal_any_at[double])
 
 BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
+
+
+# Of a score and a target of -1 or +1: y and y y = 1 are exact, so all is a function of the margin
+# t = y s and the chain rule a sign. What is constant on a side takes nan from `t if t != t`.
+
+
+cdef inline void soft_margin_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1, two = 2, t = y * z, u = exp_nonpositive(-magnitude(t)), r = one / (one + u)
+    loss[0] = positive_part(-t) + log1p_unit(u)
+    grad[0] = -y * (r if t < 0 else u * r)
+    hess[0] = u / (one + u * (two + u))
+
+
+cdef void soft_margin(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, soft_margin_at[float], soft_margin_at[double])
+
+BLOCKS["soft_margin"] = <size_t>&soft_margin
+
+
+cdef inline void exponential_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T e = exp(-y * z)
+    loss[0] = e
+    grad[0] = -y * e
+    hess[0] = e
+
+
+cdef void exponential(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, exponential_at[float], exponential_at[double])
+
+BLOCKS["exponential"] = <size_t>&exponential
+
+
+cdef inline void hinge_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, c = one - y * z
+    c = zero if c <= 0 else c
+    loss[0] = c
+    grad[0] = -y if c > 0 else c
+    hess[0] = c if c != c else zero
+
+
+cdef void hinge(fl_elements* b) noexcept nogil:
+    MAP(b, hinge_at[float], hinge_at[double])
+
+BLOCKS["hinge"] = <size_t>&hinge
+
+
+cdef inline void squared_hinge_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, two = 2, c = one - y * z
+    c = zero if c <= 0 else c
+    loss[0] = c * c
+    grad[0] = -two * y * c
+    hess[0] = two if c > 0 else c
+
+
+cdef void squared_hinge(fl_elements* b) noexcept nogil:
+    MAP(b, squared_hinge_at[float], squared_hinge_at[double])
+
+BLOCKS["squared_hinge"] = <size_t>&squared_hinge
+
+
+cdef inline void modified_huber_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, two = 2, four = 4, t = y * z, c = one - t
+    c = zero if c <= 0 else c
+    loss[0] = -four * t if t < -one else c * c
+    grad[0] = -two * y * (two if t < -one else c)
+    hess[0] = two if (c > 0) & (t >= -one) else (c if c != c else zero)
+
+
+cdef void modified_huber(fl_elements* b) noexcept nogil:
+    MAP(b, modified_huber_at[float], modified_huber_at[double])
+
+BLOCKS["modified_huber"] = <size_t>&modified_huber
+
+
+cdef inline void perceptron_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, c = -y * z
+    c = zero if c <= 0 else c
+    loss[0] = c
+    grad[0] = -y if c > 0 else c
+    hess[0] = c if c != c else zero
+
+
+cdef void perceptron(fl_elements* b) noexcept nogil:
+    MAP(b, perceptron_at[float], perceptron_at[double])
+
+BLOCKS["perceptron"] = <size_t>&perceptron
+
+
+cdef inline void hinge_embedding_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # Near the margin z is subtracted exactly, so what T lost of the margin counts.
+    cdef T zero = 0, one = 1, margin = <T>k[0], low = <T>(k[0] - <double>margin)
+    cdef T x = z + (y - y), c = (margin - x) + low
+    c = zero if c <= 0 else c
+    loss[0] = x if y > 0 else c
+    grad[0] = (x if x != x else one) if y > 0 else (-one if c > 0 else c)
+    hess[0] = x if x != x else zero
+
+
+cdef void hinge_embedding(fl_elements* b) noexcept nogil:
+    MAP(b, hinge_embedding_at[float], hinge_embedding_at[double])
+
+BLOCKS["hinge_embedding"] = <size_t>&hinge_embedding

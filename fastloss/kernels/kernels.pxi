@@ -12,6 +12,7 @@ BLOCKS: dict[str, int] = {}
 include "vecmath.pxi"
 include "elementwise.pxi"
 include "regression.pxi"
+include "counts.pxi"
 include "binary.pxi"
 include "multiclass.pxi"
 include "drivers.pxi"

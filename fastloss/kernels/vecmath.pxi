@@ -16,11 +16,19 @@ cdef extern from "vecmath.h" nogil:
     double FL_HALFWAY_f64
     float fl_exp_scaled_f32(float)
     double fl_exp_scaled_f64(double)
+    float fl_exp_f32(float)
+    double fl_exp_f64(double)
+    float fl_exp_times_f32(float, float, float, float)
+    double fl_exp_times_f64(double, double, double, double)
     float fl_log1p_scaled_f32(float, float)
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
     double fl_log1p_unit_f64(double)
+    float fl_log_sum_f32(float, float)
+    double fl_log_sum_f64(double, double)
+    float fl_log_f32(float)
     double fl_log_f64(double)
+    float fl_log1p_f32(float)
     double fl_log1p_f64(double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
@@ -73,6 +81,21 @@ cdef inline T exp_halfway(T x) noexcept nogil:
         return fl_exp_scaled_f64(x) * FL_HALFWAY_f64
 
 
+cdef inline T exp(T x) noexcept nogil:
+    if T is float:
+        return fl_exp_f32(x)
+    else:
+        return fl_exp_f64(x)
+
+
+cdef inline T exp_times(T y, T x, T low, T down) noexcept nogil:
+    # y exp(x + low) 2^-down, of any size.
+    if T is float:
+        return fl_exp_times_f32(y, x, low, down)
+    else:
+        return fl_exp_times_f64(y, x, low, down)
+
+
 cdef inline T log1p_scaled(T u, T v) noexcept nogil:
     if T is float:
         return fl_log1p_scaled_f32(u, v)
@@ -92,6 +115,30 @@ cdef inline T log1p_unit(T u) noexcept nogil:
         return fl_log1p_unit_f32(u)
     else:
         return fl_log1p_unit_f64(u)
+
+
+cdef inline T log_sum(T m, T c) noexcept nogil:
+    # log(m + c) for normal m > 0, c what rounding m lost.
+    if T is float:
+        return fl_log_sum_f32(m, c)
+    else:
+        return fl_log_sum_f64(m, c)
+
+
+cdef inline T log_positive(T x) noexcept nogil:
+    # log(x) for x >= 0.
+    if T is float:
+        return fl_log_f32(x)
+    else:
+        return fl_log_f64(x)
+
+
+cdef inline T log1p(T x) noexcept nogil:
+    # log(1 + x) for x >= -1.
+    if T is float:
+        return fl_log1p_f32(x)
+    else:
+        return fl_log1p_f64(x)
 
 
 cdef inline T product_low(T a, T b, T product) noexcept nogil:

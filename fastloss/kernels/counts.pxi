@@ -1,0 +1,96 @@
+# Losses of the logarithm z of a mean and a target that is not negative (elementwise.pxi says how
+# they are written).
+#
+# Terms are formed by exp_times, which is right where the exponential alone leaves the range of
+# numbers. Where two terms may both overflow, or both vanish, they are taken 2^-64 or 2^64 of, so
+# that their difference is right.
+
+cdef enum:
+    DOWN = 64
+    FAR = 2000  # exp of it is inf
+
+
+cdef inline T two_to_down(T tag) noexcept nogil:
+    return <T>18446744073709551616.0
+
+
+cdef inline void poisson_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, far = FAR, large = two_to_down(z), small = one / large
+    cdef bint little = (y < 1) & (z > -far)
+    cdef T down = <T>DOWN if z > 0 else (-<T>DOWN if little else zero)
+    cdef T up = large if z > 0 else (small if little else one)
+    cdef T part = y * (small if z > 0 else (large if little else one))
+    cdef T e = exp_times(one, z, zero, down)
+    loss[0] = (e - weighed(part, far if z > far else z)) * up
+    grad[0] = (e - part) * up
+    hess[0] = e * up
+
+
+cdef inline void gamma_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # Beside a z below 1e-20 a g that vanishes counts; it is y then.
+    cdef T zero = 0, one = 1, close = <T>1e-20, g = exp_times(y, -z, zero, zero)
+    loss[0] = g if g == INFINITY else z + (y if magnitude(z) < close else g)
+    grad[0] = one - g
+    hess[0] = g
+
+
+cdef void gamma_nll(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, gamma_at[float], gamma_at[double])
+
+BLOCKS["gamma_nll"] = <size_t>&gamma_nll
+
+
+cdef inline void half_squared_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, half = 0.5, e = exp(z), d = e - y
+    loss[0] = (half * d) * d
+    grad[0] = exp_times(d, z, zero, zero)
+    hess[0] = exp_times(e + d, z, zero, zero)
+
+
+cdef inline T product_rest(T c, double rest, T z, T x) noexcept nogil:
+    # What x = c z lost of (c + rest) z; 0 where it is no number.
+    cdef T low = product_low(c, z, x) + <T>rest * z
+    return low if magnitude(low) < 1 else <T>0
+
+
+cdef inline void tweedie_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # exp(c z) / c - y exp(d z) / d, c = 2 - power, d = c - 1, whose last digits count.
+    cdef double power = k[0], cc = 2 - power, dd = 1 - power
+    cdef T c = <T>cc, d = <T>dd, by_c = <T>(1 / cc), by_d = <T>(1 / dd)
+    cdef T zero = 0, one = 1, most = <T>1e30, limit = <T>(100 if T is float else 720)
+    cdef T x1, x2, low1, low2, excess, e1, e2, down, up
+    z = most if z > most else z
+    z = -most if z < -most else z
+    x1 = c * z
+    x2 = d * z
+    low1 = product_rest(c, (cc - <double>c) + (2 - (cc + power)), z, x1)
+    low2 = product_rest(d, (dd - <double>d) + (1 - (dd + power)), z, x2)
+    # Where the first is inf only the sign of the difference counts.
+    excess = x1 - limit if x1 > limit else zero
+    x1 -= excess
+    x2 -= excess
+    e1 = exp_times(one, x1, low1, zero)
+    e2 = exp_times(y, x2, low2, zero)
+    down = <T>DOWN if e1 + e2 > 1 else -<T>DOWN
+    up = two_to_down(z) if e1 + e2 > 1 else one / two_to_down(z)
+    e1 = exp_times(one, x1, low1, down)
+    e2 = exp_times(y, x2, low2, down)
+    loss[0] = (e1 * by_c - e2 * by_d) * up
+    grad[0] = (e1 - e2) * up
+    hess[0] = (c * e1 - d * e2) * up
+
+
+cdef void tweedie(fl_elements* b) noexcept nogil:
+    if b.knobs[0] == 0:
+        MAP_FLUSHED(b, half_squared_at[float], half_squared_at[double])
+    elif b.knobs[0] == 1:
+        MAP_FLUSHED(b, poisson_at[float], poisson_at[double])
+    elif b.knobs[0] == 2:
+        MAP_FLUSHED(b, gamma_at[float], gamma_at[double])
+    else:
+        MAP_FLUSHED(b, tweedie_at[float], tweedie_at[double])
+
+BLOCKS["tweedie"] = <size_t>&tweedie
