@@ -148,7 +148,16 @@ def test_other_instruction_sets(isa):
     """This file, the dtypes and the limits once more; the oracle goes through all by itself."""
     files = [Path(__file__).with_name(f"test_{name}.py") for name in ("bits", "dtypes", "accuracy")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-k", "not within_the_declared_bounds", *files],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-n0",
+            "-k",
+            "not within_the_declared_bounds",
+            *files,
+        ],
         env={**os.environ, "FASTLOSS_ISA": isa},
         capture_output=True,
         text=True,
