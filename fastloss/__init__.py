@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     exponential_loss,
     hinge_embedding_loss,
@@ -21,7 +22,12 @@ from fastloss.binary import (
     soft_margin_loss,
     squared_hinge_loss,
 )
-from fastloss.counts import gamma_nll_loss, tweedie_loss
+from fastloss.counts import (
+    gamma_nll_loss,
+    negative_binomial_nll_loss,
+    poisson_nll_loss,
+    tweedie_loss,
+)
 from fastloss.multiclass import cross_entropy
 from fastloss.regression import huber_loss, mse_loss
 
@@ -31,6 +37,7 @@ __all__ = [
     "Interval",
     "Knob",
     "Loss",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cross_entropy",
     "exponential_loss",
@@ -43,7 +50,9 @@ __all__ = [
     "losses",
     "modified_huber_loss",
     "mse_loss",
+    "negative_binomial_nll_loss",
     "perceptron_loss",
+    "poisson_nll_loss",
     "set_num_threads",
     "show_config",
     "sigmoid_focal_loss",
