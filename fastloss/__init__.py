@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import (
+    binary_cross_entropy,
     binary_cross_entropy_with_logits,
     exponential_loss,
     hinge_embedding_loss,
@@ -22,7 +23,12 @@ from fastloss.binary import (
     squared_hinge_loss,
 )
 from fastloss.combine import WeightedSum, weighted_sum
-from fastloss.counts import gamma_nll_loss, tweedie_loss
+from fastloss.counts import (
+    gamma_nll_loss,
+    negative_binomial_nll_loss,
+    poisson_nll_loss,
+    tweedie_loss,
+)
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -49,6 +55,7 @@ __all__ = [
     "Loss",
     "LossMeter",
     "WeightedSum",
+    "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "check_gradient",
     "class_weights",
@@ -69,7 +76,9 @@ __all__ = [
     "losses",
     "modified_huber_loss",
     "mse_loss",
+    "negative_binomial_nll_loss",
     "perceptron_loss",
+    "poisson_nll_loss",
     "poly_loss",
     "set_num_threads",
     "show_config",

@@ -310,7 +310,7 @@ cdef class Gate:
             raise TypeError(f"{self.loss.name}: {len(knobs)} knobs for {self.n_knobs} declared")
         for i in range(self.n_knobs):
             knob = knobs[i]
-            if type(knob) is float:
+            if type(knob) is float or type(knob) is bool:
                 x = knob
             elif knob is None and self.knob_optional[i]:
                 into[i] = NAN

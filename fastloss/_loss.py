@@ -84,7 +84,7 @@ PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last o
 
 @dataclass(frozen=True)
 class Domain:
-    """The numbers a target may be: [low, high], or the two ends alone. nan is let through."""
+    """The numbers an input may be: [low, high], or the two ends alone. nan is let through."""
 
     low: float = -math.inf
     high: float = math.inf
@@ -251,6 +251,7 @@ class Loss(Generic[P]):
         naive: Naive,
         ulp: tuple[Any, Any, Any] = (4, 4, 4),
         terms: Callable[..., Any] | None = None,
+        pred: Domain = REAL,
         torch: Elsewhere | None = None,
         sklearn: Elsewhere | None = None,
     ) -> None:
@@ -259,7 +260,7 @@ class Loss(Generic[P]):
         self.__wrapped__ = function
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
-        self.torch, self.sklearn = torch, sklearn
+        self.pred, self.torch, self.sklearn = pred, torch, sklearn
         self.knobs = _knobs(function, gate.options)
         self._gate = gate
         self._bound: dict[str, Any] = {}

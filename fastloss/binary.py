@@ -103,6 +103,55 @@ def binary_cross_entropy_with_logits(
     return run(pred, target, (label_smoothing,), pos_weight, **common)
 
 
+@loss(
+    Elementwise,
+    kernels.binary_cross_entropy,
+    pred=UNIT,
+    target=UNIT,
+    formula=r"-t \log p - (1 - t) \log(1 - p)",
+    naive=lambda m, p, t: (
+        -m.where(t > 0, t * m.log(p), 0 * p) - m.where(t < 1, (1 - t) * m.log(1 - p), 0 * p)
+    ),
+    torch=Elsewhere("binary_cross_entropy"),
+)
+def binary_cross_entropy(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Binary cross-entropy of probabilities p and targets t, both in [0, 1].
+
+    .. math:: -t \log p - (1 - t) \log(1 - p)
+
+    Where p comes from a logit, `binary_cross_entropy_with_logits` of that loses nothing.
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Of a prediction
+        outside [0, 1] the loss is nan; targets in [0, 1].
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets outside [0, 1] (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's function of the same name, without its clamps: the loss of p = 0 for t = 1 is inf,
+    with 0 log 0 = 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> round(fl.binary_cross_entropy([0.5, 0.25], [1, 0]), 6)
+    0.490415
+    >>> fl.binary_cross_entropy.grad([0.5, 0.25], [1, 0], reduction="none").round(6)
+    array([-2.      ,  1.333333])
+    """
+    return run(pred, target, **common)
+
+
 def _focal(m: Any, z: Any, y: Any, gamma: Any, alpha: Any) -> Any:
     p = 1 / (1 + m.exp(-z))
     p_y = p * y + (1 - p) * (1 - y)

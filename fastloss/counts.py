@@ -2,13 +2,150 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Unpack
 
 from numpy.typing import ArrayLike
 
 from fastloss import kernels
 from fastloss._general import Elementwise
-from fastloss._loss import COUNTS, Common, Elsewhere, Interval, Outputs, loss
+from fastloss._loss import COUNTS, Common, Elsewhere, Flag, Interval, Outputs, Positive, loss
+
+
+def _poisson(m: Any, z: Any, y: Any, log_input: Any, full: Any, eps: Any) -> Any:
+    log_mean = z if log_input else m.log(z + eps)
+    value = (m.exp(z) if log_input else z) - m.where(y > 0, y * log_mean, 0 * y)
+    if full:
+        large = m.maximum(y, 1)
+        stirling = large * m.log(large) - large + m.log(2 * math.pi * large) / 2
+        value = value + m.where(y > 1, stirling, 0 * y)
+    return value
+
+
+def _poisson_terms(m: Any, z: Any, y: Any, log_input: Any, full: Any, eps: Any) -> Any:
+    rest = m.abs(y * m.log(m.maximum(y, 1))) if full else 0
+    if log_input:
+        e = m.exp(z)
+        return m.maximum(m.maximum(e, m.abs(y * z)), rest), m.maximum(e, y), None
+    if z + eps <= 0:
+        return None, None, None
+    each = m.maximum(m.abs(z), m.abs(y * m.log(z + eps)))
+    return m.maximum(each, rest), m.maximum(1, y / (z + eps)), None
+
+
+@loss(
+    Elementwise,
+    kernels.poisson_nll,
+    target=COUNTS,
+    formula=r"e^z - t z",
+    naive=_poisson,
+    terms=_poisson_terms,
+    torch=Elsewhere("poisson_nll_loss"),
+    sklearn=Elsewhere("HalfPoissonLoss", {"log_input": None, "full": None, "eps": None}),
+)
+def poisson_nll_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_input: Flag = True,
+    full: Flag = False,
+    eps: Positive = 1e-8,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Negative log-likelihood of the Poisson distribution, of the logarithm z of its mean.
+
+    .. math:: e^z - t z, \quad z - t \log(z + \epsilon) \text{ of the mean itself}
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        negative.
+    log_input : bool, optional
+        Whether `pred` is the logarithm of the mean; else it is the mean.
+    full : bool, optional
+        Adds Stirling's approximation t log t - t + log(2 pi t) / 2 of log(t!) where t > 1.
+    eps : float, optional
+        Added to the mean where `pred` is that; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, negative targets (the first is named), dtypes that are not numbers,
+        an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``poisson_nll_loss``; scikit-learn's ``HalfPoissonLoss``, half the deviance up to
+    terms of the target alone. Where the mean plus eps is negative the loss is nan,
+    or that mean for t = 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.poisson_nll_loss([0.0, 1.0], [2.0, 2.0], reduction="none").round(6)
+    array([1.      , 0.718282])
+    >>> fl.poisson_nll_loss.grad([0.0, 0.0], [1.0, 3.0], reduction="none")
+    array([ 0., -2.])
+    """
+    return run(pred, target, (log_input, full, eps), **common)
+
+
+def _negative_binomial_terms(m: Any, z: Any, y: Any, alpha: Any) -> Any:
+    e = m.exp(z)
+    odds = 1 + alpha * e
+    return m.maximum((y + 1 / alpha) * m.log(odds), m.abs(y * z)), m.maximum(e, y) / odds, None
+
+
+@loss(
+    Elementwise,
+    kernels.negative_binomial_nll,
+    target=COUNTS,
+    formula=r"(t + 1 / \alpha) \log(1 + \alpha e^z) - t z",
+    naive=lambda m, z, y, alpha: (y + 1 / alpha) * m.log(1 + alpha * m.exp(z)) - y * z,
+    terms=_negative_binomial_terms,
+)
+def negative_binomial_nll_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    alpha: Positive = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Negative log-likelihood of the negative binomial distribution, of its mean's logarithm z.
+
+    .. math:: (t + 1 / \alpha) \log(1 + \alpha e^z) - t z
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        negative.
+    alpha : float, optional
+        The dispersion: of mean :math:`\mu` the variance is :math:`\mu + \alpha \mu^2`; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, negative targets (the first is named), dtypes that are not numbers,
+        an `out` that does not fit.
+
+    Notes
+    -----
+    J. M. Hilbe, Negative binomial regression, 2011, whose NB2 it is, up to terms of the target and
+    alpha alone; with alpha near 0 the Poisson distribution.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.negative_binomial_nll_loss([0.0, 1.0], [0.0, 2.0], reduction="none").round(6)
+    array([0.693147, 1.939785])
+    """
+    return run(pred, target, (alpha,), **common)
 
 
 def _gamma_terms(m: Any, z: Any, y: Any) -> Any:

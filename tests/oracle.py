@@ -121,8 +121,8 @@ def _exp_dual(x: Dual) -> Dual:
 
 def _log_dual(x: Dual) -> Dual:
     if not x.v:  # log 0, of a probability that is exactly 0
-        return Dual(-mp.inf)
-    return x.chain(mp.log(x.v), 1 / x.v, -1 / x.v**2)
+        return Dual(-mp.inf, {k: (mp.inf * a, -mp.inf) for k, (a, _) in x.d.items()})
+    return x.chain(mp.log(x.v) if x.v > 0 else mp.nan, 1 / x.v, -1 / x.v**2)
 
 
 def _over_arrays(function: Any) -> Any:
@@ -244,6 +244,8 @@ def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict
         if knob.check is not None:
             tried = (0.0, 0.1, 0.5, 1.0, 1.3, 2.0, 3.0, 3.7)
             values[name] = [v for v in tried if knob.check.contains(v)]
+            if isinstance(knob.default, bool):
+                values[name] = [False, True]
             values[name] += [None] if knob.optional else []
         elif name.endswith("_weight"):
             spread = [rng.uniform(0.1, 3, classes), np.arange(classes) % 3.0]
@@ -276,13 +278,22 @@ def points(
     info, sizes, domain = np.finfo(dtype), magnitudes(dtype), loss.domain
     pred = np.concatenate([[0], sizes, -sizes, rng.normal(0, 3, 40), rng.normal(0, 30, 10)])
     pred = rng.choice(pred.astype(dtype), n)
+
+    def between(low: float, high: float) -> np.ndarray:
+        near = [info.tiny, info.eps, 0.25, 0.5, 1 - info.epsneg, *rng.uniform(size=5)]
+        some = rng.choice([low, high, low, high, *(low + (high - low) * np.array(near))], n)
+        return some.astype(dtype)
+
+    if np.isfinite([loss.pred.low, loss.pred.high]).all():
+        inside = pred[(loss.pred.low <= pred) & (pred <= loss.pred.high)]
+        pred = np.where(
+            rng.random(n) < 0.5, rng.choice(inside, n), between(loss.pred.low, loss.pred.high)
+        )
     low, high = domain.low, domain.high
     if domain.ends_only:
         target = rng.choice([low, high], n).astype(dtype)
     elif np.isfinite([low, high]).all():
-        near = [info.tiny, info.eps, 0.25, 0.5, 1 - info.epsneg, *rng.uniform(size=5)]
-        target = rng.choice([low, high, low, high, *(low + (high - low) * np.array(near))], n)
-        target = target.astype(dtype)
+        target = between(low, high)
     else:
         # Residuals of every size: none, the last digits of pred, and the numbers the knobs name.
         named = [float(v) for v in knobs.values() if isinstance(v, float)] or [1.0]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
+from fastloss._loss import REAL
 
 LOSSES = list(fl.losses().values())
 METHODS = {  # what each method returns, in order: l(oss), g(radient), h(essian)
@@ -30,6 +31,8 @@ KNOBS = {
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
     "hinge_embedding_loss": [{"margin": 0.3}],
+    "poisson_nll_loss": [{"full": True}],
+    "negative_binomial_nll_loss": [{"alpha": 0.3}],
     "tweedie_loss": [{"power": power} for power in (0, 1, 2, 3.7)],
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
@@ -72,7 +75,12 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
         target = low + rng.exponential(size=shape)
     else:
         target = rng.standard_normal(shape)
-    return (2 * rng.standard_normal(shape)).astype(dtype), target.astype(dtype)
+    if loss.pred is REAL:
+        pred = 2 * rng.standard_normal(shape)
+    else:  # away from the ends, where differences of a logarithm are coarse
+        low, high = loss.pred.low, loss.pred.high
+        pred = low + (high - low) * rng.uniform(0.1, 0.9, shape)
+    return pred.astype(dtype), target.astype(dtype)
 
 
 def softness(loss):

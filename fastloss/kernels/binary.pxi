@@ -174,7 +174,8 @@ cdef inline void modified_huber_at(
     c = zero if c <= 0 else c
     loss[0] = -four * t if t < -one else c * c
     grad[0] = -two * y * (two if t < -one else c)
-    hess[0] = two if (c > 0) & (t >= -one) else (c if c != c else zero)
+    c = two if c > 0 else c
+    hess[0] = zero if t < -one else c
 
 
 cdef void modified_huber(fl_elements* b) noexcept nogil:
@@ -213,3 +214,28 @@ cdef void hinge_embedding(fl_elements* b) noexcept nogil:
     MAP(b, hinge_embedding_at[float], hinge_embedding_at[double])
 
 BLOCKS["hinge_embedding"] = <size_t>&hinge_embedding
+
+
+cdef inline void probabilities_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # Of probabilities; 0 log 0 = 0, also in the derivatives, and nan outside [0, 1]. Below 1e-30 p
+    # may be no normal number, so 2^64 p is taken the logarithm of.
+    cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0
+    cdef T log_large = <T>44.3614195558365
+    cdef T inside = z if z >= 0 else <T>NAN, p = inside if inside <= 1 else <T>NAN
+    cdef T q = one - p, n = one - y
+    cdef T e = p - y, d = p * q
+    cdef T log_p = log_positive(p * (large if p < least else one))
+    log_p -= log_large if p < least else zero
+    loss[0] = -weighed(y, log_p) - weighed(n, log1p(-p)) + (p - p)
+    # At p = y = 0 or 1 the quotient is 0 / 0, the derivative 1 - 2 y.
+    grad[0] = n - y if magnitude(e) + d == 0 else e / d
+    e = y / p / p
+    d = n / q / q
+    hess[0] = (zero if y == 0 else e) + (zero if n == 0 else d) + (p - p)
+
+
+cdef void binary_cross_entropy(fl_elements* b) noexcept nogil:
+    MAP(b, probabilities_at[float], probabilities_at[double])
+
+BLOCKS["binary_cross_entropy"] = <size_t>&binary_cross_entropy

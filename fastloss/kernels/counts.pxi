@@ -14,17 +14,100 @@ cdef inline T two_to_down(T tag) noexcept nogil:
     return <T>18446744073709551616.0
 
 
-cdef inline void poisson_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T zero = 0, one = 1, far = FAR, large = two_to_down(z), small = one / large
+cdef inline void poisson_of_log(bint full, T z, T y, const double* k,
+                                T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, half = 0.5, far = FAR, large = two_to_down(z), small = one / large
+    cdef T log_two_pi = <T>1.8378770664093453
     cdef bint little = (y < 1) & (z > -far)
     cdef T down = <T>DOWN if z > 0 else (-<T>DOWN if little else zero)
     cdef T up = large if z > 0 else (small if little else one)
-    cdef T part = y * (small if z > 0 else (large if little else one))
-    cdef T e = exp_times(one, z, zero, down)
-    loss[0] = (e - weighed(part, far if z > far else z)) * up
+    cdef T by = small if z > 0 else (large if little else one), part = y * by
+    cdef T e = exp_times(one, z, zero, down), x = far if z > far else z, log_y, rest = zero
+    if full:
+        log_y = log_positive(y if y > 1 else one)
+        x -= log_y - one if y > 1 else zero
+        rest = half * (log_y + log_two_pi) * by if y > 1 else zero
+    loss[0] = (e - weighed(part, x) + rest) * up
     grad[0] = (e - part) * up
     hess[0] = e * up
+
+
+cdef inline void poisson_of_mean(bint full, T z, T y, const double* k,
+                                 T* loss, T* grad, T* hess) noexcept nogil:
+    # The mean is z + eps = m + low: what rounding loses counts where z is near 1, or near -eps.
+    cdef T zero = 0, one = 1, half = 0.5, log_two_pi = <T>1.8378770664093453
+    cdef T eps = <T>k[2], m = z + eps, part = m - z
+    cdef T low = (z - (m - part)) + (eps - part) + <T>(k[2] - <double>eps), x, log_y, rest = zero
+    part = m
+    m += low
+    low -= m - part
+    x = log_sum(m, low) if m > 0 else (-<T>INFINITY if m == 0 else <T>NAN)
+    if full:
+        log_y = log_positive(y if y > 1 else one)
+        x -= log_y - one if y > 1 else zero
+        rest = half * (log_y + log_two_pi) if y > 1 else zero
+    part = zero if y == 0 else y / m
+    loss[0] = z + (y - y) if z == INFINITY else z - weighed(y, x) + rest
+    grad[0] = one - part
+    hess[0] = zero if y == 0 else part / m
+
+
+cdef inline void poisson_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    poisson_of_log(False, z, y, k, loss, grad, hess)
+
+
+cdef inline void poisson_full_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    poisson_of_log(True, z, y, k, loss, grad, hess)
+
+
+cdef inline void poisson_mean_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    poisson_of_mean(False, z, y, k, loss, grad, hess)
+
+
+cdef inline void poisson_mean_full_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    poisson_of_mean(True, z, y, k, loss, grad, hess)
+
+
+cdef void poisson_nll(fl_elements* b) noexcept nogil:
+    if b.knobs[0] and b.knobs[1]:
+        MAP_FLUSHED(b, poisson_full_at[float], poisson_full_at[double])
+    elif b.knobs[0]:
+        MAP_FLUSHED(b, poisson_at[float], poisson_at[double])
+    elif b.knobs[1]:
+        MAP(b, poisson_mean_full_at[float], poisson_mean_full_at[double])
+    else:
+        MAP(b, poisson_mean_at[float], poisson_mean_at[double])
+
+BLOCKS["poisson_nll"] = <size_t>&poisson_nll
+
+
+cdef inline void negative_binomial_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # With o = alpha e^z, the odds, u the smaller of o and 1 / o, and s = log(1 + o):
+    # loss = y (s - z) + s / alpha. Where o is large, s - z = log(alpha) + log(1 + u) does not
+    # cancel; where it is small, s = o.
+    cdef T zero = 0, one = 1, two = 2, large = two_to_down(z), small = one / large
+    cdef T alpha = <T>k[0], by_alpha = <T>(1 / k[0]), close = <T>1e-20, far = FAR
+    cdef T log_alpha = log_sum(alpha, <T>(k[0] - <double>alpha))
+    cdef T o = exp_times(alpha, z, zero, zero), e = exp_times(one, z, zero, zero)
+    cdef T u = o if o < 1 else one / o, s = z + log_alpha if o == INFINITY else log1p(o)
+    cdef T d = s - z if o < 1 else log_alpha + log1p_unit(u)
+    cdef T x = z if o < 1 else -z, by = (alpha if o < 1 else by_alpha) * small
+    cdef bint little = (y < 1) & (o < close) & (z > -far)
+    loss[0] = ((weighed(y * large, d) + exp_times(one, z, zero, -<T>DOWN)) * small if little
+               else weighed(y, d) + (e if o < close else s * by_alpha))
+    grad[0] = (e - y if o < 1 else by_alpha * (one - exp_times(y, -z, zero, zero))) / (one + u)
+    hess[0] = exp_times((by_alpha + y) * by, x, zero, -<T>DOWN) / (one + u * (two + u))
+
+
+cdef void negative_binomial_nll(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, negative_binomial_at[float], negative_binomial_at[double])
+
+BLOCKS["negative_binomial_nll"] = <size_t>&negative_binomial_nll
 
 
 cdef inline void gamma_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
