@@ -71,6 +71,15 @@ def atanh_rest(degree: int, s_max: mp.mpf) -> tuple[list[mp.mpf], mp.mpf]:
     )
 
 
+def log_cosh_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """The q of log(cosh(x)) = z q(z), z = x^2, on 0 <= x <= 1."""
+
+    def q(z: mp.mpf) -> mp.mpf:
+        return mp.log(mp.cosh(mp.sqrt(z))) / z if z > mp.mpf(10) ** -10 else mp.mpf(1) / 2 - z / 12
+
+    return remez(q, lambda z: 1 / q(z), mp.mpf(0), mp.mpf(1), degree)
+
+
 for name, digits, (polynomial, worst) in [
     ("exp, float", 18, exp_rest(4)),
     ("exp, double", 20, exp_rest(10)),
@@ -78,6 +87,8 @@ for name, digits, (polynomial, worst) in [
     ("log1p on [0, 1], double", 20, atanh_rest(9, mp.mpf(1) / 3)),
     ("log, float", 18, atanh_rest(2, mp.mpf("0.17158"))),
     ("log, double", 20, atanh_rest(6, mp.mpf("0.17158"))),
+    ("log cosh, float", 18, log_cosh_rest(6)),
+    ("log cosh, double", 20, log_cosh_rest(14)),
 ]:
     print(f"{name}: relative error {mp.nstr(worst, 3)}, lowest power first")
     for coefficient in polynomial:

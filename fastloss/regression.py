@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
 from fastloss import kernels
 from fastloss._general import Elementwise
-from fastloss._loss import REAL, Common, Elsewhere, Outputs, Positive, loss
+from fastloss._loss import (
+    REAL,
+    Common,
+    Elsewhere,
+    Fraction,
+    NonNegative,
+    Outputs,
+    Positive,
+    loss,
+)
 
 
 @loss(
@@ -104,3 +113,620 @@ def huber_loss(
     (array([0.5, 1. ]), array([1., 0.]))
     """
     return run(pred, target, (delta,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.half_mse,
+    target=REAL,
+    formula=r"\tfrac12 (p - t)^2",
+    naive=lambda m, p, t: (p - t) ** 2 / 2,
+    sklearn=Elsewhere("HalfSquaredError"),
+)
+def half_mse_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Half the squared error, whose gradient is the residual.
+
+    .. math:: \tfrac12 (p - t)^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``HalfSquaredError``. At a Hessian of 1 a booster's leaf weights count samples.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.half_mse_loss.value_and_grad([1.0, 2.0], [1.0, 4.0], reduction="sum")
+    (2.0, array([ 0., -2.]))
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
+    kernels.l1,
+    target=REAL,
+    formula=r"|p - t|",
+    naive=lambda m, p, t: m.abs(p - t),
+    torch=Elsewhere("l1_loss"),
+    sklearn=Elsewhere("AbsoluteError"),
+)
+def l1_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Absolute error, the mean absolute error when reduced.
+
+    .. math:: |p - t|
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``l1_loss``; scikit-learn's ``AbsoluteError``. The gradient at 0 is 0, the Hessian 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.l1_loss([1.0, 2.0], [1.0, 4.0])
+    1.0
+    >>> fl.l1_loss.grad([1.0, 2.0], [1.0, 4.0], reduction="sum")
+    array([ 0., -1.])
+    """
+    return run(pred, target, **common)
+
+
+def _smooth_l1(m: Any, p: Any, t: Any, beta: Any) -> Any:
+    e = m.abs(p - t)
+    return m.where(e < beta, (p - t) ** 2 / (2 * m.where(beta > 0, beta, 1)), e - beta / 2)
+
+
+@loss(
+    Elementwise,
+    kernels.smooth_l1,
+    target=REAL,
+    formula=r"\tfrac{1}{2 \beta} e^2 \text{ if } |e| < \beta \text{ else } |e| - \tfrac12 \beta",
+    naive=_smooth_l1,
+    torch=Elsewhere("smooth_l1_loss"),
+)
+def smooth_l1_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    beta: NonNegative = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Absolute error that is quadratic near zero: Huber's loss over its delta.
+
+    .. math:: \tfrac{1}{2 \beta} e^2 \text{ if } |e| < \beta
+              \text{ else } |e| - \tfrac12 \beta, \quad e = p - t
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    beta : float, optional
+        Where the loss turns linear, in the units of `pred`; 0 is the absolute error.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    R. Girshick, Fast R-CNN, 2015; PyTorch's ``smooth_l1_loss``. At abs(e) = beta the Hessian is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.smooth_l1_loss([0.5, 3.0], [0.0, 0.0], reduction="none")
+    array([0.125, 2.5  ])
+    """
+    return run(pred, target, (beta,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.pseudo_huber,
+    target=REAL,
+    formula=r"\delta^2 (\sqrt{1 + (e / \delta)^2} - 1), \quad e = p - t",
+    naive=lambda m, p, t, delta: delta**2 * (m.sqrt(1 + ((p - t) / delta) ** 2) - 1),
+    ulp=(6, 4, 12),
+)
+def pseudo_huber_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    delta: Positive = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""A smooth Huber loss: quadratic near zero, of slope `delta` far away.
+
+    .. math:: \delta^2 (\sqrt{1 + (e / \delta)^2} - 1), \quad e = p - t
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    delta : float, optional
+        The slope far away, in the units of `pred`; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    R. Hartley and A. Zisserman, Multiple View Geometry in Computer Vision, 2003; XGBoost's
+    ``reg:pseudohubererror``. All derivatives are continuous.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.pseudo_huber_loss([0.0, 0.75], [0.0, 0.0], reduction="none")
+    array([0.  , 0.25])
+    >>> fl.pseudo_huber_loss.grad([0.0, 0.75], [0.0, 0.0], reduction="sum")
+    array([0. , 0.6])
+    """
+    return run(pred, target, (delta,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.charbonnier,
+    target=REAL,
+    formula=r"\sqrt{e^2 + \epsilon^2}, \quad e = p - t",
+    naive=lambda m, p, t, eps: m.sqrt((p - t) ** 2 + eps**2),
+    ulp=(6, 4, 12),
+)
+def charbonnier_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    eps: Positive = 1e-3,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Absolute error that is smooth at zero, where it is `eps`.
+
+    .. math:: \sqrt{e^2 + \epsilon^2}, \quad e = p - t
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    eps : float, optional
+        The width of the smooth part, in the units of `pred`; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    P. Charbonnier and others, Two deterministic half-quadratic regularization algorithms for
+    computed imaging, 1994.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.charbonnier_loss([0.0, 3.0], [0.0, 0.0], eps=4.0, reduction="none")
+    array([4., 5.])
+    """
+    return run(pred, target, (eps,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.log_cosh,
+    target=REAL,
+    formula=r"\log \cosh(p - t)",
+    naive=lambda m, p, t: m.log((m.exp(p - t) + m.exp(t - p)) / 2),
+    ulp=(4, 4, 6),
+)
+def log_cosh_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Logarithm of the hyperbolic cosine: half the square near zero, abs(e) - log 2 far away.
+
+    .. math:: \log \cosh(p - t)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    Keras' ``LogCosh``. Right to the last digits for every residual: those of 1e-150 too cost half
+    their square.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.log_cosh_loss([0.0, 1.0], [0.0, 0.0], reduction="none").round(6)
+    array([0.      , 0.433781])
+    """
+    return run(pred, target, **common)
+
+
+def _fair(m: Any, p: Any, t: Any, c: Any) -> Any:
+    a = m.where(p > t, p - t, t - p) / c  # abs, but smooth at 0 from one side
+    return c**2 * (a - m.log(1 + a))
+
+
+@loss(
+    Elementwise,
+    kernels.fair,
+    target=REAL,
+    formula=r"c^2 (|e| / c - \log(1 + |e| / c)), \quad e = p - t",
+    naive=_fair,
+    ulp=(4, 4, 8),
+)
+def fair_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    c: Positive = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Fair's robust loss: quadratic near zero, almost linear far away, smooth.
+
+    .. math:: c^2 (|e| / c - \log(1 + |e| / c)), \quad e = p - t
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    c : float, optional
+        Where the gradient is half of its limit c, in the units of `pred`; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    R. C. Fair, On the robust estimation of econometric models, 1974; LightGBM's ``fair``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.fair_loss([0.0, 1.0], [0.0, 0.0], reduction="none").round(6)
+    array([0.      , 0.306853])
+    >>> fl.fair_loss.grad([0.0, 1.0], [0.0, 0.0], reduction="sum")
+    array([0. , 0.5])
+    """
+    return run(pred, target, (c,), **common)
+
+
+def _cauchy_terms(m: Any, p: Any, t: Any, c: Any) -> Any:
+    square = ((p - t) / c) ** 2
+    return None, None, m.maximum(1, square) / (1 + square) ** 2
+
+
+@loss(
+    Elementwise,
+    kernels.cauchy,
+    target=REAL,
+    formula=r"\tfrac12 c^2 \log(1 + (e / c)^2), \quad e = p - t",
+    naive=lambda m, p, t, c: c**2 / 2 * m.log(1 + ((p - t) / c) ** 2),
+    terms=_cauchy_terms,
+    ulp=(8, 4, 4),
+)
+def cauchy_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    c: Positive = 1.0,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Cauchy's robust loss, whose gradient falls off again: far residuals hardly count.
+
+    .. math:: \tfrac12 c^2 \log(1 + (e / c)^2), \quad e = p - t
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    c : float, optional
+        Where the gradient is largest, in the units of `pred`; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    M. J. Black and P. Anandan, The robust estimation of multiple motions, 1996, there Lorentzian.
+    Not convex: beyond abs(e) = c the Hessian is negative.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.cauchy_loss([0.0, 1.0], [0.0, 0.0], reduction="none").round(6)
+    array([0.      , 0.346574])
+    >>> fl.cauchy_loss.grad([0.0, 1.0, 9.0], [0.0, 0.0, 0.0], reduction="sum").round(6)
+    array([0.      , 0.5     , 0.109756])
+    """
+    return run(pred, target, (c,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.quantile,
+    target=REAL,
+    formula=r"\max(q (t - p), (q - 1)(t - p))",
+    naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
+    sklearn=Elsewhere("PinballLoss", {"q": None}),  # which refuses 0 and 1,
+)
+def quantile_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    q: Fraction = 0.5,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""The pinball loss, whose minimum is the quantile `q`.
+
+    .. math:: \max(q (t - p), (q - 1)(t - p))
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    q : float, optional
+        The quantile: the weight of predictions that are too low, 1 - q being that of the others.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    R. Koenker and G. Bassett, Regression quantiles, 1978; scikit-learn's ``PinballLoss`` and
+    ``mean_pinball_loss``. The gradient at 0 is 0, the Hessian 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.quantile_loss([0.0, 2.0], [1.0, 1.0], q=0.75, reduction="none")
+    array([0.75, 0.25])
+    """
+    return run(pred, target, (q,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.expectile,
+    target=REAL,
+    formula=r"|\tau - [t < p]| (p - t)^2",
+    naive=lambda m, p, t, tau: m.where(p > t, 1 - tau, tau) * (p - t) ** 2,
+)
+def expectile_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    tau: Fraction = 0.5,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Asymmetric squared error, whose minimum is the expectile `tau`.
+
+    .. math:: |\tau - [t < p]| (p - t)^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    tau : float, optional
+        The weight of predictions that are too low, 1 - tau being that of the others.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    W. K. Newey and J. L. Powell, Asymmetric least squares estimation and testing, 1987. At 0 the
+    Hessian is 2 tau.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.expectile_loss([0.0, 2.0], [1.0, 1.0], tau=0.75, reduction="none")
+    array([0.75, 0.25])
+    """
+    return run(pred, target, (tau,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.epsilon_insensitive,
+    target=REAL,
+    formula=r"\max(0, |p - t| - \epsilon)",
+    naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon),
+)
+def epsilon_insensitive_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    epsilon: NonNegative = 0.1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Absolute error beyond `epsilon`, as in support vector regression.
+
+    .. math:: \max(0, |p - t| - \epsilon)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    epsilon : float, optional
+        The residual that costs nothing, in the units of `pred`.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    V. Vapnik, The nature of statistical learning theory, 1995; scikit-learn's loss of that name in
+    ``SGDRegressor`` and ``LinearSVR``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.epsilon_insensitive_loss([0.25, 2.0], [0.0, 0.0], epsilon=0.5, reduction="none")
+    array([0. , 1.5])
+    """
+    return run(pred, target, (epsilon,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.squared_epsilon_insensitive,
+    target=REAL,
+    formula=r"\max(0, |p - t| - \epsilon)^2",
+    naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon) ** 2,
+)
+def squared_epsilon_insensitive_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    epsilon: NonNegative = 0.1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Squared error beyond `epsilon`.
+
+    .. math:: \max(0, |p - t| - \epsilon)^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    epsilon : float, optional
+        The residual that costs nothing, in the units of `pred`.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's loss of that name in ``SGDRegressor`` and ``LinearSVR``. At abs(e) = epsilon the
+    Hessian is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.squared_epsilon_insensitive_loss([0.25, 2.0], [0.0, 0.0], epsilon=0.5, reduction="none")
+    array([0.  , 2.25])
+    """
+    return run(pred, target, (epsilon,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.absolute_percentage_error,
+    target=REAL,
+    formula=r"|p - t| / \max(|t|, f)",
+    naive=lambda m, p, t, floor: m.abs(p - t) / m.maximum(m.abs(t), floor),
+)
+def absolute_percentage_error_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    floor: Positive = 2.0**-52,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Absolute error relative to the target, as a fraction: not times 100.
+
+    .. math:: |p - t| / \max(|t|, f)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    floor : float, optional
+        The least f that an error is divided by, for targets near 0; positive.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``mean_absolute_percentage_error``, with its floor. The gradient at 0 is 0, the
+    Hessian 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.absolute_percentage_error_loss([1.5, 1.0], [1.0, 4.0], reduction="none")
+    array([0.5 , 0.75])
+    """
+    return run(pred, target, (floor,), **common)

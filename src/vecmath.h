@@ -177,22 +177,16 @@ FL_INLINE double fl_exp_times_f64(double y, double x, double low, double down) {
 FL_INLINE float fl_exp_f32(float x) { return fl_exp_times_f32(1.0f, x, 0.0f, 0.0f); }
 FL_INLINE double fl_exp_f64(double x) { return fl_exp_times_f64(1.0, x, 0.0, 0.0); }
 
-/* log(1 + u) / FL_HALFWAY for u in [0, 1] and v = u / FL_HALFWAY: u - s (u - R), s = u / (2 + u),
- * 2 atanh(s) = 2 s + s R. */
-FL_INLINE float fl_log1p_scaled_f32(float u, float v) {
-    const float by = 1 / FL_HALFWAY_f32;
-    float s = u / (2.0f + u), z = s * s;
+/* by times the R / z of 2 atanh(s) = 2 s + s R, z = s^2, s in [0, 1/3]. */
+FL_INLINE float fl_atanh_rest_f32(float z, float by) {
     float q = 0.280244645749052903f * by;
     q = FL_FMAF(q, z, 0.279991396294260814f * by);
     q = FL_FMAF(q, z, 0.400216991705101281f * by);
-    q = FL_FMAF(q, z, 0.666664131310907492f * by);
-    return FL_FMAF(-s, FL_FMAF(-z, q, v), v);
+    return FL_FMAF(q, z, 0.666664131310907492f * by);
 }
 
-FL_INLINE double fl_log1p_scaled_f64(double u, double v) {
-    const double by = 1 / FL_HALFWAY_f64;
-    double s = u / (2.0 + u), z = s * s, z2 = z * z;
-    double odd = 0.170186296611808656 * by, even = 0.083400700090064636913 * by;
+FL_INLINE double fl_atanh_rest_f64(double z, double by) {
+    double odd = 0.170186296611808656 * by, even = 0.083400700090064636913 * by, z2 = z * z;
     odd = FL_FMA(odd, z2, 0.12106094073891260459 * by);
     even = FL_FMA(even, z2, 0.133009725008245301 * by);
     odd = FL_FMA(odd, z2, 0.15386560015221940999 * by);
@@ -201,8 +195,18 @@ FL_INLINE double fl_log1p_scaled_f64(double u, double v) {
     even = FL_FMA(even, z2, 0.28571428547850684502 * by);
     odd = FL_FMA(odd, z2, 0.40000000000157275482 * by);
     even = FL_FMA(even, z2, 0.66666666666666303673 * by);
-    double q = FL_FMA(odd, z, even);
-    return FL_FMA(-s, FL_FMA(-z, q, v), v);
+    return FL_FMA(odd, z, even);
+}
+
+/* log(1 + u) / FL_HALFWAY for u in [0, 1] and v = u / FL_HALFWAY: u - s (u - R), s = u / (2 + u). */
+FL_INLINE float fl_log1p_scaled_f32(float u, float v) {
+    float s = u / (2.0f + u), z = s * s;
+    return FL_FMAF(-s, FL_FMAF(-z, fl_atanh_rest_f32(z, 1 / FL_HALFWAY_f32), v), v);
+}
+
+FL_INLINE double fl_log1p_scaled_f64(double u, double v) {
+    double s = u / (2.0 + u), z = s * s;
+    return FL_FMA(-s, FL_FMA(-z, fl_atanh_rest_f64(z, 1 / FL_HALFWAY_f64), v), v);
 }
 
 /* log(1 + u) for u in [0, 1]. */
@@ -214,24 +218,47 @@ FL_INLINE double fl_log1p_unit_f64(double u) {
     return fl_log1p_scaled_f64(u, u / FL_HALFWAY_f64) * FL_HALFWAY_f64;
 }
 
-/* log(m + c) for normal m > 0, c what rounding m lost: k log 2 + log1p(f), 2^k the power of two
- * next to m. What the sums lose, below 1 where the two cancel, is added last. */
-FL_INLINE float fl_log_sum_f32(float m, float c) {
+/* m + c = 2^k (1 + f + c'), 2^k the power of two next to m, for normal m > 0 and c what rounding m
+ * lost: f, k and c', what rounding f lost. */
+FL_INLINE float fl_log_parts_f32(float m, float *c, float *k) {
     const uint32_t sqrt_half = 0x3f3504f3u, one = 0x3f800000u;
     uint32_t bits, low, scale;
-    float f, k, twice;
+    float f, twice, d;
     memcpy(&bits, &m, sizeof bits);
     bits += one - sqrt_half;
     low = (bits & 0x007fffffu) + sqrt_half;
     scale = 0x7f800000u - (bits & 0x7f800000u); /* 2^(1 - k), a number also for the largest m */
     memcpy(&f, &low, sizeof f);
     memcpy(&twice, &scale, sizeof twice);
-    k = (float)(int32_t)(bits >> 23) - 127.0f;
+    *k = (float)(int32_t)(bits >> 23) - 127.0f;
     f -= 1.0f;
-    c *= 0.5f * twice;
-    float whole = f + c;
-    c -= whole - f;
-    f = whole;
+    d = *c * (0.5f * twice);
+    *c = d - ((f + d) - f);
+    return f + d;
+}
+
+FL_INLINE double fl_log_parts_f64(double m, double *c, double *k) {
+    const uint64_t sqrt_half = 0x3fe6a09e00000000u, one = 0x3ff0000000000000u;
+    uint64_t bits, low, high, scale;
+    double f, twice, d;
+    memcpy(&bits, &m, sizeof bits);
+    bits += one - sqrt_half;
+    low = (bits & 0x000fffffffffffffu) + sqrt_half;
+    scale = 0x7ff0000000000000u - (bits & 0x7ff0000000000000u);
+    high = (bits >> 52) | 0x4330000000000000u; /* 2^52 + biased exponent, as a double's bits */
+    memcpy(&f, &low, sizeof f);
+    memcpy(&twice, &scale, sizeof twice);
+    memcpy(k, &high, sizeof *k);
+    f -= 1.0;
+    d = *c * (0.5 * twice);
+    *c = d - ((f + d) - f);
+    *k -= 4503599627370496.0 + 1023.0;
+    return f + d;
+}
+
+/* log(m + c), as k log 2 + log1p(f). What the sums lose, where the two cancel, is added last. */
+FL_INLINE float fl_log_sum_f32(float m, float c) {
+    float k, f = fl_log_parts_f32(m, &c, &k);
     float s = f / (2.0f + f), z = s * s;
     float q = FL_FMAF(FL_FMAF(0.298718354804243806f, z, 0.399775379198123812f), z,
                       0.666667764084163084f);
@@ -241,23 +268,7 @@ FL_INLINE float fl_log_sum_f32(float m, float c) {
 }
 
 FL_INLINE double fl_log_sum_f64(double m, double c) {
-    const uint64_t sqrt_half = 0x3fe6a09e00000000u, one = 0x3ff0000000000000u;
-    uint64_t bits, low, high, scale;
-    double f, k, twice;
-    memcpy(&bits, &m, sizeof bits);
-    bits += one - sqrt_half;
-    low = (bits & 0x000fffffffffffffu) + sqrt_half;
-    scale = 0x7ff0000000000000u - (bits & 0x7ff0000000000000u);
-    high = (bits >> 52) | 0x4330000000000000u; /* 2^52 + biased exponent, as a double's bits */
-    memcpy(&f, &low, sizeof f);
-    memcpy(&twice, &scale, sizeof twice);
-    memcpy(&k, &high, sizeof k);
-    f -= 1.0;
-    c *= 0.5 * twice;
-    double whole = f + c;
-    c -= whole - f;
-    f = whole;
-    k -= 4503599627370496.0 + 1023.0;
+    double k, f = fl_log_parts_f64(m, &c, &k);
     double s = f / (2.0 + f), z = s * s, z2 = z * z;
     double even = 0.14796080435936603374, odd = 0.15314038097200747314;
     even = FL_FMA(even, z2, 0.18183564789021632335);
@@ -296,6 +307,57 @@ FL_INLINE double fl_log1p_f64(double x) {
     double m = 1.0 + x, y = fl_log_sum_f64(m, x - (m - 1.0));
     y = x > -1.0 ? y : (x == -1.0 ? -INFINITY : NAN);
     return x < INFINITY ? y : x;
+}
+
+/* x - log(1 + x) for x >= 0: below 1 f - log1p(f) = s (f - R) of f = x itself. */
+FL_INLINE float fl_minus_log1p_f32(float x) {
+    float m = 1.0f + x, c = x - (m - 1.0f), k, f = fl_log_parts_f32(m, &c, &k);
+    f = x < 1.0f ? x : f;
+    float s = f / (2.0f + f), z = s * s, rest = s * FL_FMAF(-z, fl_atanh_rest_f32(z, 1.0f), f);
+    float y = ((x - k * 6.9313812256e-01f) - f) + (rest - FL_FMAF(k, 9.0580006145e-06f, c));
+    y = x < 1.0f ? rest : y;
+    return x < INFINITY ? y : x;
+}
+
+FL_INLINE double fl_minus_log1p_f64(double x) {
+    double m = 1.0 + x, c = x - (m - 1.0), k, f = fl_log_parts_f64(m, &c, &k);
+    f = x < 1.0 ? x : f;
+    double s = f / (2.0 + f), z = s * s, rest = s * FL_FMA(-z, fl_atanh_rest_f64(z, 1.0), f);
+    double y = ((x - k * 6.93147180369123816490e-01) - f)
+               + (rest - FL_FMA(k, 1.90821492927058770002e-10, c));
+    y = x < 1.0 ? rest : y;
+    return x < INFINITY ? y : x;
+}
+
+/* log(cosh(x)) for abs(x) <= 1. */
+FL_INLINE float fl_log_cosh_unit_f32(float x) {
+    float z = x * x, z2 = z * z;
+    float even = 0.0000865694387495977283f, odd = -0.000556220755190532698f;
+    even = FL_FMAF(even, z2, 0.00207734096627599119f);
+    odd = FL_FMAF(odd, z2, -0.00671043445785710576f);
+    even = FL_FMAF(even, z2, 0.022216574027924219f);
+    odd = FL_FMAF(odd, z2, -0.0833329924124194373f);
+    even = FL_FMAF(even, z2, 0.4999999966135225f);
+    return z * FL_FMAF(odd, z, even);
+}
+
+FL_INLINE double fl_log_cosh_unit_f64(double x) {
+    double z = x * x, z2 = z * z;
+    double even = 7.2002950179680900288e-9, odd = -7.3097503734508850013e-8;
+    even = FL_FMA(even, z2, 3.7697289996474802209e-7);
+    odd = FL_FMA(odd, z2, -1.3750114451394584618e-6);
+    even = FL_FMA(even, z2, 4.1899318304994650636e-6);
+    odd = FL_FMA(odd, z2, -0.000011825400505779598502);
+    even = FL_FMA(even, z2, 0.000032720596619065495966);
+    odd = FL_FMA(odd, z2, -0.000090970515094453159911);
+    even = FL_FMA(even, z2, 0.000256576127644866605);
+    odd = FL_FMA(odd, z2, -0.00073860224782436643803);
+    even = FL_FMA(even, z2, 0.002186948778647666421);
+    odd = FL_FMA(odd, z2, -0.0067460317412684904169);
+    even = FL_FMA(even, z2, 0.022222222222063315284);
+    odd = FL_FMA(odd, z2, -0.083333333333331236795);
+    even = FL_FMA(even, z2, 0.4999999999999999954);
+    return z * FL_FMA(odd, z, even);
 }
 
 /* a b - product, product being a b rounded: what the rounding lost. */

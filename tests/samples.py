@@ -28,6 +28,16 @@ CLASSES = 4
 # Knob settings worth a test beside the defaults.
 KNOBS = {
     "huber_loss": [{"delta": 0.3}, {"delta": 5}],
+    "smooth_l1_loss": [{"beta": 0}, {"beta": 0.3}],
+    "pseudo_huber_loss": [{"delta": 0.3}],
+    "charbonnier_loss": [{"eps": 0.5}],
+    "fair_loss": [{"c": 0.3}],
+    "cauchy_loss": [{"c": 3}],
+    "quantile_loss": [{"q": 0.1}],
+    "expectile_loss": [{"tau": 0.9}],
+    "epsilon_insensitive_loss": [{"epsilon": 0}, {"epsilon": 0.7}],
+    "squared_epsilon_insensitive_loss": [{"epsilon": 0.7}],
+    "absolute_percentage_error_loss": [{"floor": 0.5}],
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
     "hinge_embedding_loss": [{"margin": 0.3}],

@@ -161,6 +161,38 @@ def test_huber_of_infinities(dtype):
 
 
 @infinities
+@pytest.mark.parametrize(
+    ("loss", "slope"),
+    [
+        (fl.l1_loss, 1),
+        (fl.smooth_l1_loss, 1),
+        (fl.pseudo_huber_loss.bind(delta=2.0), 2),
+        (fl.charbonnier_loss, 1),
+        (fl.log_cosh_loss, 1),
+        (fl.fair_loss.bind(c=2.0), 2),
+        (fl.cauchy_loss, 0),
+        (fl.epsilon_insensitive_loss, 1),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_robust_losses_of_infinities(dtype, loss, slope):
+    pred = np.array([inf, -inf, inf, 0], dtype)
+    target = np.array([0, 0, inf, -inf], dtype)
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    assert_array_equal(value, np.array([inf, inf, np.nan, inf], dtype))
+    assert_array_equal(grad, np.array([slope, -slope, np.nan, slope], dtype))
+    assert not hess[[0, 1, 3]].any() and np.isnan(hess[2])
+
+
+def test_tiny_residuals_keep_their_digits():
+    for loss in (fl.log_cosh_loss, fl.pseudo_huber_loss, fl.fair_loss, fl.cauchy_loss):
+        value, grad, hess = loss.value_grad_hess([3e-150, 3e-300], [0.0, 0.0], reduction="none")
+        assert_allclose(value[0] * 1e300, 4.5, 1e-15)
+        assert_allclose(grad * [1e150, 1e300], 3, 1e-15)
+        assert_array_equal(hess, [1, 1])
+
+
+@infinities
 def test_huber_at_the_kink(dtype):
     pred = np.array([-1, -1, 0, 1, 1], dtype) * dtype(0.5)
     pred[0] = np.nextafter(pred[0], dtype(-1))

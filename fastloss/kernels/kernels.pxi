@@ -1,7 +1,7 @@
 # One instruction set's module: the losses' mathematics, the drivers that call them, and what the
 # module exports: BLOCKS, {name: address of the loss's block function}, and DRIVERS, the address of
 # its table of drivers.
-from libc.math cimport INFINITY, NAN, fabs, fabsf, floor
+from libc.math cimport INFINITY, NAN, fabs, fabsf, floor, sqrt, sqrtf
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 

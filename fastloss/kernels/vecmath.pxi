@@ -30,6 +30,10 @@ cdef extern from "vecmath.h" nogil:
     double fl_log_f64(double)
     float fl_log1p_f32(float)
     double fl_log1p_f64(double)
+    float fl_minus_log1p_f32(float)
+    double fl_minus_log1p_f64(double)
+    float fl_log_cosh_unit_f32(float)
+    double fl_log_cosh_unit_f64(double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
 
@@ -141,6 +145,29 @@ cdef inline T log1p(T x) noexcept nogil:
         return fl_log1p_f64(x)
 
 
+cdef inline T minus_log1p(T x) noexcept nogil:
+    # x - log(1 + x) for x >= 0.
+    if T is float:
+        return fl_minus_log1p_f32(x)
+    else:
+        return fl_minus_log1p_f64(x)
+
+
+cdef inline T log_cosh_unit(T x) noexcept nogil:
+    # log(cosh(x)) for abs(x) <= 1.
+    if T is float:
+        return fl_log_cosh_unit_f32(x)
+    else:
+        return fl_log_cosh_unit_f64(x)
+
+
+cdef inline T root(T x) noexcept nogil:
+    if T is float:
+        return sqrtf(x)
+    else:
+        return sqrt(x)
+
+
 cdef inline T product_low(T a, T b, T product) noexcept nogil:
     if T is float:
         return fl_product_low_f32(a, b, product)
@@ -153,6 +180,15 @@ cdef inline T magnitude(T x) noexcept nogil:
         return fabsf(x)
     else:
         return fabs(x)
+
+
+cdef inline T sign(T x) noexcept nogil:
+    # -1, 0, 1 or nan.
+    return <T>1 if x > 0 else (<T>-1 if x < 0 else x)
+
+
+cdef inline T nan_or_0(T x) noexcept nogil:
+    return x if x != x else <T>0
 
 
 cdef inline T positive_part(T x) noexcept nogil:
