@@ -221,8 +221,6 @@ class LossMeter:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LossMeter) and vars(self) == vars(other)
 
-    __hash__ = None  # type: ignore[assignment]  # it changes
-
     def __repr__(self) -> str:
         return f"LossMeter(mean={self.mean!r}, weight={self.weight!r})"
 

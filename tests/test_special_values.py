@@ -351,11 +351,11 @@ def test_tiny_inputs_and_signed_zeros(dtype):
         assert_array_equal(np.signbit(grad), np.signbit(pred))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs the C library's fesetround")
 @every_loss
 def test_the_rounding_mode_of_the_thread_is_not_the_kernel_s_and_stays(loss):
     upward = 0x400000 if platform.machine() in ("arm64", "aarch64") else 0x800
-    library = ctypes.CDLL(ctypes.util.find_library("m"))
+    upward = 0x200 if sys.platform == "win32" else upward  # FE_UPWARD of <fenv.h>
+    library = ctypes.CDLL(ctypes.util.find_library("m") or "ucrtbase")
     pred, target = inputs(loss, (50,))
     want = loss.value_grad_hess(pred, target, reduction="none")
     assert library.fesetround(upward) == 0
