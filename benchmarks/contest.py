@@ -104,7 +104,7 @@ class Case:
 
 def cases(threads: int, dtype: str) -> Iterator[Case]:
     for loss in fl.losses().values():
-        for shape, fixed in SHAPES[loss.kind]:
+        for shape, fixed in SHAPES.get(loss.kind, []):
             yield Case(loss, shape, fixed or threads, dtype)
 
 

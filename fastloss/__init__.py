@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 from fastloss import kernels
 from fastloss._config import show_config
-from fastloss._loss import Domain, Interval, Knob, Loss, losses
+from fastloss._loss import Domain, HessianLoss, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import (
     binary_cross_entropy,
@@ -66,6 +66,7 @@ __version__ = version("fastloss")
 __all__ = [
     "Domain",
     "GradientCheck",
+    "HessianLoss",
     "Interval",
     "Knob",
     "Loss",

@@ -50,6 +50,11 @@ class ElementwiseGate(Gate):
         **common: Any,
     ) -> Any: ...
 
+class PairsGate(Gate):
+    def __call__(
+        self, inputs: dict[str, Any], knobs: tuple[Any, ...] = ..., **common: Any
+    ) -> Any: ...
+
 class RowsGate(Gate):
     def __call__(
         self, pred: Any, target: Any, knobs: tuple[Any, ...] = ..., **common: Any

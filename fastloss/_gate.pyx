@@ -459,6 +459,19 @@ cdef class ElementwiseGate(Gate):
             out=out, num_threads=num_threads)
 
 
+cdef class PairsGate(Gate):
+    def __call__(self, dict inputs, tuple knobs=(), *, sample_weight=None, mask=None,
+                 reduction=None, normalizer=None, out=None, num_threads=None, **unknown):
+        cdef double[4] values
+        if unknown:
+            raise self.loss.unknown(unknown)
+        self.read_knobs(knobs, values)
+        return self.general(
+            inputs, tuple([values[i] for i in range(self.n_knobs)]), sample_weight=sample_weight,
+            mask=mask, reduction=reduction, normalizer=normalizer, out=out,
+            num_threads=num_threads)
+
+
 cdef class RowsGate(Gate):
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
                  ignore_index=None, axis=-1, sample_weight=None, mask=None, reduction=None,

@@ -8,18 +8,19 @@ kernels', a block at a time, whatever the layout, so no array is copied.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
-from fastloss._loss import CLASSES, as_number
+from fastloss._gate import ElementwiseGate, Job, PairsGate, RowsGate, readable
+from fastloss._loss import CLASSES, METHODS, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
+FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in results)
 REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
 # To so many bytes of prediction one thread is as fast as two: waking a second takes 80 us, the work
@@ -130,9 +131,13 @@ class Call:
         """Whether the sum of the weights is asked for."""
         return self.gate.results == "" or (reduction == "mean" and normalizer is None)
 
-    def outputs(self, out: Any, reduction: str, inputs: dict[str, Any]) -> dict[str, Array | None]:
-        """The arrays to write, by result; None for a loss that is reduced."""
-        results: str = self.gate.results
+    def outputs(
+        self, results: str, out: Any, reduction: str, inputs: dict[str, Any], over: dict[str, str]
+    ) -> dict[str, Array | None]:
+        """The arrays to write, by result; None for a loss that is reduced.
+
+        `over` names the input that a result may lie upon exactly.
+        """
         given: tuple[Any, ...] = (None,) * len(results)
         if isinstance(out, tuple):
             if len(out) != len(results):
@@ -158,7 +163,7 @@ class Call:
             elif array is None:
                 arrays[result] = np.empty(shape, self.dtype)
             else:
-                self.check_out(array, shape, result == "g", inputs)
+                self.check_out(array, shape, result, inputs, over)
                 for other in arrays.values():
                     if other is not None and np.shares_memory(array, other):
                         raise self.fail(ValueError, "out", "two of the arrays overlap")
@@ -166,7 +171,12 @@ class Call:
         return arrays
 
     def check_out(
-        self, array: Any, shape: tuple[int, ...], may_be_pred: bool, inputs: dict[str, Any]
+        self,
+        array: Any,
+        shape: tuple[int, ...],
+        result: str,
+        inputs: dict[str, Any],
+        over: dict[str, str],
     ) -> None:
         if not isinstance(array, np.ndarray):
             raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
@@ -184,10 +194,10 @@ class Call:
         for name, x in inputs.items():
             if not isinstance(x, np.ndarray) or not np.may_share_memory(array, x):
                 continue
-            if name == "pred" and may_be_pred and _same(array, x):
+            if name == over.get(result) and _same(array, x):
                 continue
             if np.shares_memory(array, x):
-                cure = "; only the gradient may be exactly pred" if name == "pred" else ""
+                cure = f"; only its gradient may be exactly {name}" if name in over.values() else ""
                 raise self.fail(ValueError, "out", f"overlaps {name}{cure}")
 
     def order(self, skip: int | None) -> list[int]:
@@ -313,10 +323,82 @@ class _Pickles:
         return getattr(self.loss, name)
 
 
+def each(
+    call: Call,
+    inputs: dict[str, Any],
+    operands: tuple[Array, Array, Array | None],
+    knobs: tuple[float, ...],
+    *,
+    extra_value: float,
+    checked: str,
+    over: dict[str, str],
+    results: str,
+    sample_weight: Any,
+    mask: Any,
+    reduction: str | None,
+    normalizer: Any,
+    out: Any,
+    num_threads: Any,
+) -> Any:
+    """Run a block function over all elements of its three operands.
+
+    The second operand is the one whose domain is checked: that of the input named `checked`.
+    """
+    weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
+    reduction = call.reduction(reduction, normalizer)
+    threads = call.threads(num_threads)
+    inputs = {**inputs, "sample_weight": sample_weight, "mask": mask}
+    arrays = call.outputs(results, out, reduction, inputs, over)
+    domain = call.gate.loss.domain
+    bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
+    job = Job(
+        wide=call.dtype.itemsize == 8,
+        order=2 if "h" in arrays else 1 if "g" in arrays else 0,
+        block=call.gate.block,
+        knobs=knobs,
+        size=call.pred.size,
+        extra_value=extra_value,
+        domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
+    )
+    axes = call.order(None)
+    results_of = {"loss": arrays.get("l"), "grad": arrays.get("g"), "hess": arrays.get("h")}
+    named = dict(zip(("pred", "target", "extra"), operands, strict=True))
+    for name, a in {**named, "weight": weight, "mask": keep, **results_of}.items():
+        if a is not None:
+            job.put(name, a.transpose(axes))
+
+    def check() -> None:
+        def outside(y: Any) -> Any:
+            return ~domain.contains(y)
+
+        index, value = call.first_bad(operands[1], outside, weight, keep)
+        raise ValueError(f"{call.name}: {checked}[{index}] = {value} is not in {domain}")
+
+    count = float(call.pred.size)
+    in_place = any(
+        a is not None and name in over and _same(a, inputs[over[name]])
+        for name, a in arrays.items()
+    )
+    weighted = weight is not None or keep is not None
+    counted = weighted and call.counts(reduction, normalizer)
+    if counted or (bounded and (in_place or results == "")):
+        job.start("weigh")
+        run(job, threads)
+        if job.bad:
+            check()
+        count = job.total()
+    if results == "":
+        return count
+    if normalizer is not None:
+        count = float(normalizer)
+    return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
+
+
 class Elementwise(_Pickles, ElementwiseGate):
     """Losses of one prediction and one target each."""
 
     kind: ClassVar[str] = "elementwise"
+    methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
 
@@ -349,65 +431,22 @@ class Elementwise(_Pickles, ElementwiseGate):
                 f"expected pred's shape {shape}, got {call.target.shape}{cure}",
             )
         extra, extra_value = self._per_class(call, per_class)
-        weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
-        reduction = call.reduction(reduction, normalizer)
-        threads = call.threads(num_threads)
-        inputs = {
-            "pred": call.pred,
-            "target": call.target,
-            "sample_weight": sample_weight,
-            "mask": mask,
-            self.per_class_name(): per_class,
-        }
-        arrays = call.outputs(out, reduction, inputs)
-        domain = self.loss.domain
-        bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
-        job = Job(
-            wide=call.dtype.itemsize == 8,
-            order=2 if "h" in arrays else 1 if "g" in arrays else 0,
-            block=self.block,
-            knobs=knobs,
-            size=call.pred.size,
+        return each(
+            call,
+            {"pred": call.pred, "target": call.target, self.per_class_name(): per_class},
+            (call.pred, call.target, extra),
+            knobs,
             extra_value=extra_value,
-            domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
+            checked="target",
+            over={"g": "pred"},
+            results=self.results,
+            sample_weight=sample_weight,
+            mask=mask,
+            reduction=reduction,
+            normalizer=normalizer,
+            out=out,
+            num_threads=num_threads,
         )
-        axes = call.order(None)
-        operands = {
-            "pred": call.pred,
-            "target": call.target,
-            "extra": extra,
-            "weight": weight,
-            "mask": keep,
-            "loss": arrays.get("l"),
-            "grad": arrays.get("g"),
-            "hess": arrays.get("h"),
-        }
-        for name, a in operands.items():
-            if a is not None:
-                job.put(name, a.transpose(axes))
-
-        def check() -> None:
-            def outside(y: Any) -> Any:
-                return ~domain.contains(y)
-
-            index, value = call.first_bad(call.target, outside, weight, keep)
-            raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
-
-        count = float(call.pred.size)
-        in_place = "g" in arrays and arrays["g"] is not None and _same(arrays["g"], call.pred)
-        weighted = weight is not None or keep is not None
-        counted = weighted and call.counts(reduction, normalizer)
-        if counted or (bounded and (in_place or self.results == "")):
-            job.start("weigh")
-            run(job, threads)
-            if job.bad:
-                check()
-            count = job.total()
-        if self.results == "":
-            return count
-        if normalizer is not None:
-            count = float(normalizer)
-        return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
 
     def per_class_name(self) -> str:
         """The knob that is an array along the last axis, if the loss has one."""
@@ -429,10 +468,87 @@ class Elementwise(_Pickles, ElementwiseGate):
         return np.broadcast_to(a, call.shape), 1.0
 
 
+class Pairs(_Pickles, PairsGate):
+    """Losses of two predictions each, or of a prediction and its scale: a gradient for both.
+
+    `run({name: input, ...}, knobs)` names the two first. The kernel gets as z the first, as y the
+    input that the declaration names as `checked`, whose domain is the loss's, as a the other; its
+    hess is the derivative by the second.
+    """
+
+    kind: ClassVar[str] = "pairs"
+    methods: ClassVar[tuple[str, ...]] = FIRST_ORDER
+    options: ClassVar[tuple[str, ...]] = ()
+    checked = staticmethod(_checked)
+
+    def general(
+        self, given: dict[str, Any], knobs: tuple[float, ...], *, out: Any, **common: Any
+    ) -> Any:
+        """Do a call of any kind."""
+        names = list(given)
+        call = Call(self, given[names[0]], given[names[-1]], None)
+        inputs = {name: call.array(name, x) for name, x in given.items()}
+        for name, x in inputs.items():
+            if x.shape != call.shape:
+                raise call.fail(
+                    ValueError, name, f"expected {names[0]}'s shape {call.shape}, got {x.shape}"
+                )
+        checked = self.loss.checked
+        second = inputs.get(checked, np.broadcast_to(0.0, call.shape))
+        rest = [inputs[name] for name in names[1:] if name != checked]
+        found = each(
+            call,
+            inputs,
+            (inputs[names[0]], second, rest[0] if rest else None),
+            knobs,
+            extra_value=0,
+            checked=checked,
+            over={"g": names[0], "h": names[1]},
+            results=self.results.replace("g", "gh"),
+            out=self._flat(call, out),
+            **common,
+        )
+        return (found[0], found[1:]) if self.results == "lg" else found
+
+    def _flat(self, call: Call, out: Any) -> Any:
+        """The arrays of `out` in a row, from (g, g), (loss, (g, g)) or ((g, g),)."""
+        results = self.results
+        if out is None or "g" not in results:
+            return out
+        if not isinstance(out, tuple):
+            raise call.fail(TypeError, "out", f"expected a tuple, got {type(out)}")
+        by_result = len(out) == len(results) and not isinstance(out[-1], np.ndarray)
+        gradients = (out[-1] or (None, None)) if by_result else out
+        if not isinstance(gradients, tuple) or len(gradients) != 2:
+            raise call.fail(ValueError, "out", f"expected a tuple of 2 gradients, got {gradients}")
+        loss = out[:-1] if by_result else (None,) * (len(results) - 1)
+        return (*loss, *gradients)
+
+
+class Set(_Pickles):
+    """Losses whose sample is a whole call, put together from others by their declaration.
+
+    `run(value, gradient)` returns what the method does; `gradient` is called if it is asked for.
+    """
+
+    kind: ClassVar[str] = "set"
+    methods: ClassVar[tuple[str, ...]] = FIRST_ORDER[:3]
+    options: ClassVar[tuple[str, ...]] = ()
+    checked = staticmethod(_checked)
+
+    def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None:
+        self.loss, self.results, self.defaults = loss, results, defaults
+
+    def __call__(self, value: Callable[[], Any], gradient: Callable[[], Any]) -> Any:
+        found = [{"l": value, "g": gradient}[result]() for result in self.results]
+        return found[0] if len(found) == 1 else tuple(found)
+
+
 class Rows(_Pickles, RowsGate):
     """Losses of one row of class scores and a label, or a row of class probabilities, each."""
 
     kind: ClassVar[str] = "rows"
+    methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
     checked = staticmethod(_checked)
 
@@ -482,7 +598,7 @@ class Rows(_Pickles, RowsGate):
             "mask": mask,
             "class_weight": weights,
         }
-        arrays = call.outputs(out, reduction, inputs)
+        arrays = call.outputs(self.results, out, reduction, inputs, {"g": "pred"})
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes

@@ -23,6 +23,7 @@ from typing import (
     Generic,
     Literal,
     ParamSpec,
+    Self,
     TypedDict,
     TypeVar,
     overload,
@@ -32,9 +33,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 P = ParamSpec("P")
+G = TypeVar("G")
 Array = NDArray[Any]
 Outputs = Any  # what a gate returns depends on the method, which types it
 Naive = Callable[..., Any]
+
+
+class Gradients(Generic[G]):
+    """What `first_order_loss` declares to return: for the type checker, of gradients G."""
 
 
 def as_number(x: Any) -> float:
@@ -148,26 +154,33 @@ class Common(TypedDict, total=False):
     num_threads: int | None
 
 
-_COMMON_DOC = """\
+_COMMON_DOC = {
+    "sample_weight": """\
 sample_weight : array_like, optional
     Multiplies loss, gradient and Hessian: a scalar, or of the shape of the per-sample loss's
-    leading axes, or of as many axes with 1s. A weight of 0 is a mask. May be negative.
+    leading axes, or of as many axes with 1s. A weight of 0 is a mask. May be negative.""",
+    "mask": """\
 mask : array_like of bool, optional
     True is kept, shaped like a weight. What is masked is neither read nor checked and contributes
-    exact zeros.
+    exact zeros.""",
+    "reduction": """\
 reduction : {"mean", "batchmean", "sum", "none"}, optional
     ``"mean"``: sum(w l) / sum(w) over what is kept, the default; ``"batchmean"``: sum(w l) / length
     of the first axis; ``"sum"``; ``"none"``: one loss per sample. Gradients and Hessians are of the
-    reduced value; a gradient booster wants ``"sum"``.
+    reduced value; a gradient booster wants ``"sum"``.""",
+    "normalizer": """\
 normalizer : float, optional
-    Replaces the mean's denominator, for gradients accumulated over batches.
+    Replaces the mean's denominator, for gradients accumulated over batches.""",
+    "out": """\
 out : ndarray or tuple, optional
     The gradient's array in `grad` and `value_and_grad`; else a tuple with an array or None per
-    result of the method. May be `pred` itself.
+    result of the method. May be `pred` itself.""",
+    "num_threads": """\
 num_threads : int, optional
-    Threads for this call; by default those of `get_num_threads`."""
+    Threads for this call; by default those of `get_num_threads`.""",
+}
 
-_RETURNS = {
+METHODS = {
     "__call__": ("l", "float, or an array per sample with reduction='none'"),
     "value_and_grad": ("lg", "(loss, gradient)"),
     "grad": ("g", "gradient"),
@@ -175,11 +188,10 @@ _RETURNS = {
     "value_grad_hess": ("lgh", "(loss, gradient, diagonal Hessian)"),
     "normalizer": ("", "float: what 'mean' divides by"),
 }
-_COMMON = tuple(Common.__annotations__)
-_losses: dict[str, Loss[Any]] = {}
+_losses: dict[str, Loss[Any, Any]] = {}
 
 
-def losses() -> dict[str, Loss[Any]]:
+def losses() -> dict[str, Loss[Any, Any]]:
     """Return every loss by its name.
 
     Returns
@@ -217,13 +229,23 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
     return knobs
 
 
-class Loss(Generic[P]):
-    """A loss function with its gradient and diagonal Hessian: call it, or one of its methods.
+def _common(function: Callable[..., Any]) -> tuple[str, ...]:
+    """The names in the TypedDict that the declaration's `**common` unpacks."""
+    for p in inspect.signature(function).parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            unpacked = typing.get_args(typing.get_type_hints(function)[p.name])[0]
+            return tuple(unpacked.__annotations__)
+    return ()
+
+
+class Loss(Generic[P, G]):
+    """A loss function with its gradient, or gradients G: call it, or one of its methods.
 
     Attributes
     ----------
     name, kind, formula : str
-        The public name; "elementwise" or "rows"; the formula in LaTeX.
+        The public name; "elementwise", "rows", "pairs" (of inputs, each with a gradient) or "set";
+        the formula in LaTeX.
     naive : callable
         The textbook formula, ``naive(m, pred, target, **knobs)`` in the functions of a namespace
         `m` such as `numpy`; of one row for a row loss.
@@ -239,6 +261,7 @@ class Loss(Generic[P]):
     naive: Naive
     domain: Domain
     knobs: dict[str, Knob]
+    common: tuple[str, ...]
 
     def __init__(
         self,
@@ -246,12 +269,13 @@ class Loss(Generic[P]):
         gate: type[Any],
         block: int,
         *,
-        target: Domain,
+        target: Domain = REAL,
         formula: str,
         naive: Naive,
         ulp: tuple[Any, Any, Any] = (4, 4, 4),
         terms: Callable[..., Any] | None = None,
         pred: Domain = REAL,
+        checked: str = "target",
         torch: Elsewhere | None = None,
         sklearn: Elsewhere | None = None,
     ) -> None:
@@ -261,7 +285,8 @@ class Loss(Generic[P]):
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
-        self.knobs = _knobs(function, gate.options)
+        self.checked = checked  # the input whose domain it is
+        self.knobs, self.common = _knobs(function, gate.options), _common(function)
         self._gate = gate
         self._bound: dict[str, Any] = {}
         self._make_methods(function)
@@ -276,7 +301,7 @@ class Loss(Generic[P]):
         public = [p.replace(default=self._bound.get(p.name, p.default)) for p in public]
         public += [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults.get(name))
-            for name in _COMMON
+            for name in self.common
         ]
         signature = inspect.Signature(public)
         own = signature.replace(parameters=public[1:])
@@ -287,8 +312,9 @@ class Loss(Generic[P]):
             ]
         )
         doc = inspect.cleandoc(function.__doc__ or "")
-        doc = doc.replace("**common", _COMMON_DOC)
-        for method, (results, returns) in _RETURNS.items():
+        doc = doc.replace("**common", "\n".join(_COMMON_DOC[name] for name in self.common))
+        for method in self._gate.methods:
+            results, returns = METHODS[method]
             assert isinstance(function, types.FunctionType)
             bound = types.FunctionType(
                 function.__code__,
@@ -324,36 +350,18 @@ class Loss(Generic[P]):
         def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
         @overload
-        def value_and_grad(self, *args: P.args, **kwargs: P.kwargs) -> tuple[float, Array]: ...
+        def value_and_grad(self, *args: P.args, **kwargs: P.kwargs) -> tuple[float, G]: ...
         @overload
         def value_and_grad(
             self, *args: Any, reduction: Literal["none"], **kwargs: Any
-        ) -> tuple[Array, Array]: ...
+        ) -> tuple[Array, G]: ...
         def value_and_grad(self, *args: Any, **kwargs: Any) -> Any: ...
 
         @overload
-        def grad(self, *args: P.args, **kwargs: P.kwargs) -> Array: ...
+        def grad(self, *args: P.args, **kwargs: P.kwargs) -> G: ...
         @overload
-        def grad(self, *args: Any, reduction: Literal["none"], **kwargs: Any) -> Array: ...
+        def grad(self, *args: Any, reduction: Literal["none"], **kwargs: Any) -> G: ...
         def grad(self, *args: Any, **kwargs: Any) -> Any: ...
-
-        @overload
-        def grad_and_hess(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Array, Array]: ...
-        @overload
-        def grad_and_hess(
-            self, *args: Any, reduction: Literal["none"], **kwargs: Any
-        ) -> tuple[Array, Array]: ...
-        def grad_and_hess(self, *args: Any, **kwargs: Any) -> Any: ...
-
-        @overload
-        def value_grad_hess(
-            self, *args: P.args, **kwargs: P.kwargs
-        ) -> tuple[float, Array, Array]: ...
-        @overload
-        def value_grad_hess(
-            self, *args: Any, reduction: Literal["none"], **kwargs: Any
-        ) -> tuple[Array, Array, Array]: ...
-        def value_grad_hess(self, *args: Any, **kwargs: Any) -> Any: ...
 
         def normalizer(self, *args: P.args, **kwargs: P.kwargs) -> float: ...
 
@@ -362,7 +370,7 @@ class Loss(Generic[P]):
         def __call__(self, *args, **kwargs):
             return self._call(*args, **kwargs)
 
-    def bind(self, **options: Any) -> Loss[P]:
+    def bind(self, **options: Any) -> Self:
         """Return this loss with other defaults: knobs, ``reduction``, ``num_threads``.
 
         Everything is checked now; arrays are kept as read-only copies. The result compares equal to
@@ -374,11 +382,12 @@ class Loss(Generic[P]):
         >>> fl.huber_loss.bind(delta=2.0, reduction="sum")([0.0, 3.0], [0.0, 0.0])
         4.0
         """
+        may = [*self.knobs, *(name for name in ("reduction", "num_threads") if name in self.common)]
         for name in options:
-            if name not in self.knobs and name not in ("reduction", "num_threads"):
+            if name not in may:
                 raise TypeError(
                     f"{self.name}: bind() got an unexpected argument {name!r}; it takes "
-                    f"{', '.join([*self.knobs, 'reduction', 'num_threads'])}"
+                    f"{', '.join(may)}"
                 )
         new = copy.copy(self)
         new._bound = {**self._bound, **self._gate.checked(self, options)}
@@ -395,7 +404,7 @@ class Loss(Generic[P]):
         """The error for keyword arguments that this loss does not have."""
         return TypeError(
             f"{self.name}: unexpected argument {next(iter(arguments))!r}; it takes "
-            f"{', '.join([*self.knobs, *_COMMON])}"
+            f"{', '.join([*self.knobs, *self.common])}"
         )
 
     def check_scalar(self, index: int, value: object) -> float:
@@ -428,7 +437,7 @@ class Loss(Generic[P]):
     def __hash__(self) -> int:
         return hash(self._key())
 
-    def __copy__(self) -> Loss[P]:
+    def __copy__(self) -> Self:
         new = object.__new__(type(self))
         new.__dict__.update(self.__dict__)
         return new
@@ -441,7 +450,31 @@ class Loss(Generic[P]):
         return f"<fastloss {self.name}{f' bound to {bound}' if bound else ''}>"
 
 
-def _restore(name: str, bound: dict[str, Any]) -> Loss[Any]:
+class HessianLoss(Loss[P, Array]):
+    """A loss of one prediction, which has the diagonal of its Hessian too."""
+
+    if TYPE_CHECKING:
+
+        @overload
+        def grad_and_hess(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Array, Array]: ...
+        @overload
+        def grad_and_hess(
+            self, *args: Any, reduction: Literal["none"], **kwargs: Any
+        ) -> tuple[Array, Array]: ...
+        def grad_and_hess(self, *args: Any, **kwargs: Any) -> Any: ...
+
+        @overload
+        def value_grad_hess(
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> tuple[float, Array, Array]: ...
+        @overload
+        def value_grad_hess(
+            self, *args: Any, reduction: Literal["none"], **kwargs: Any
+        ) -> tuple[Array, Array, Array]: ...
+        def value_grad_hess(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+def _restore(name: str, bound: dict[str, Any]) -> Loss[Any, Any]:
     found = _losses[name]
     return found.bind(**bound) if bound else found
 
@@ -451,11 +484,24 @@ Run = TypeVar("Run")
 
 def loss(
     gate: type[Run], block: int, **fields: Any
-) -> Callable[[Callable[Concatenate[Run, P], Outputs]], Loss[P]]:
+) -> Callable[[Callable[Concatenate[Run, P], Outputs]], HessianLoss[P]]:
     """Declare a loss: the decorated function becomes a `Loss` that runs `block` by `gate`."""
 
-    def declare(function: Callable[Concatenate[Run, P], Outputs]) -> Loss[P]:
-        declared: Loss[P] = Loss(function, gate, block, **fields)
+    def declare(function: Callable[Concatenate[Run, P], Outputs]) -> HessianLoss[P]:
+        declared: HessianLoss[P] = HessianLoss(function, gate, block, **fields)
+        _losses[declared.name] = declared
+        return declared
+
+    return declare
+
+
+def first_order_loss(
+    gate: type[Run], block: int = 0, **fields: Any
+) -> Callable[[Callable[Concatenate[Run, P], Gradients[G]]], Loss[P, G]]:
+    """Declare a loss without a Hessian: of several inputs, or of a set that is one sample."""
+
+    def declare(function: Callable[Concatenate[Run, P], Gradients[G]]) -> Loss[P, G]:
+        declared: Loss[P, G] = Loss(function, gate, block, **fields)
         _losses[declared.name] = declared
         return declared
 

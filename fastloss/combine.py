@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._loss import _COMMON, Loss, as_number
+from fastloss._loss import Common, HessianLoss, as_number
 
 Array = NDArray[Any]
-_OPTIONS = tuple(name for name in _COMMON if name != "out")
+_OPTIONS = tuple(name for name in Common.__annotations__ if name != "out")
 # What terms must have in common, for their results to have one shape.
 _ALIKE: dict[str, Any] = {
     "kind": lambda loss: loss.kind,
@@ -33,7 +33,7 @@ class WeightedSum:
         The weights, and the losses with what is bound to them.
     """
 
-    terms: tuple[tuple[float, Loss[Any]], ...]
+    terms: tuple[tuple[float, HessianLoss[Any]], ...]
 
     @property
     def kind(self) -> str:
@@ -98,7 +98,7 @@ class WeightedSum:
         return totals[0] if len(totals) == 1 else tuple(totals)
 
 
-def weighted_sum(*terms: tuple[float, Loss[Any]]) -> WeightedSum:
+def weighted_sum(*terms: tuple[float, HessianLoss[Any]]) -> WeightedSum:
     r"""Weighted sum of losses, with the methods of a loss.
 
     .. math:: \sum_i c_i \, l_i(p, t)
@@ -138,7 +138,7 @@ def weighted_sum(*terms: tuple[float, Loss[Any]]) -> WeightedSum:
         raise ValueError("weighted_sum: terms: expected at least one pair (weight, loss)")
     checked = []
     for i, term in enumerate(terms):
-        if not isinstance(term, tuple) or len(term) != 2 or not isinstance(term[1], Loss):
+        if not isinstance(term, tuple) or len(term) != 2 or not isinstance(term[1], HessianLoss):
             raise TypeError(f"weighted_sum: terms[{i}]: expected (weight, loss), got {term!r}")
         try:
             weight = as_number(term[0])

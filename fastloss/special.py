@@ -28,7 +28,7 @@ Array = NDArray[Any]
 BLOCK = 32 << 20
 
 
-def _named(loss: Loss[Any], name: str) -> Loss[Any]:
+def _named(loss: Loss[Any, Any], name: str) -> Loss[Any, Any]:
     """The loss with another name, so that its errors name the function called."""
     new = copy.copy(loss)
     new.name = name
@@ -50,7 +50,7 @@ def _check_out(call: Call, out: Any, shape: tuple[int, ...], name: str, in_place
     """Raise where `out` cannot be written: over the input of this name, if not in place."""
     exact = in_place and isinstance(out, np.ndarray) and _same(out, call.pred)
     overlapped = f"{name} without being exactly it" if in_place else f"{name}, which is only read"
-    call.check_out(out, shape, False, {} if exact else {overlapped: call.pred})
+    call.check_out(out, shape, "l", {} if exact else {overlapped: call.pred}, {})
 
 
 def _elementwise(
