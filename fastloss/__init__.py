@@ -29,6 +29,12 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
+from fastloss.likelihoods import (
+    gaussian_nll_loss,
+    gaussian_nll_with_log_var_loss,
+    laplace_nll_loss,
+    student_t_nll_loss,
+)
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -86,6 +92,8 @@ __all__ = [
     "exponential_loss",
     "fair_loss",
     "gamma_nll_loss",
+    "gaussian_nll_loss",
+    "gaussian_nll_with_log_var_loss",
     "generalized_cross_entropy",
     "get_num_threads",
     "grad_norm",
@@ -95,6 +103,7 @@ __all__ = [
     "huber_loss",
     "kernels",
     "l1_loss",
+    "laplace_nll_loss",
     "log_cosh_loss",
     "log_sigmoid",
     "log_softmax",
@@ -119,6 +128,7 @@ __all__ = [
     "softplus",
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
+    "student_t_nll_loss",
     "threads",
     "tweedie_loss",
     "weighted_sum",
