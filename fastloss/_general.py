@@ -47,11 +47,18 @@ def array(loss: str, name: str, x: Any) -> Array:
 class Call:
     """What is common to the general calls of one gate: the checked arguments of one call."""
 
-    def __init__(self, gate: Any, pred: Any, target: Any, axis: int | None) -> None:
+    def __init__(
+        self,
+        gate: Any,
+        pred: Any,
+        target: Any,
+        axis: int | None,
+        names: tuple[str, str] = ("pred", "target"),
+    ) -> None:
         self.gate = gate
         self.name = gate.loss.name
-        self.pred = self.array("pred", pred)
-        self.target = self.array("target", target)
+        self.pred = self.array(names[0], pred)
+        self.target = self.array(names[1], target)
         self.dtype = np.dtype(
             np.float32
             if self.pred.dtype.kind == "f" and self.pred.dtype.itemsize == 4
@@ -485,7 +492,7 @@ class Pairs(_Pickles, PairsGate):
     ) -> Any:
         """Do a call of any kind, of the arrays by their names."""
         (first, second), checked = self.loss.inputs, self.loss.checked
-        call = Call(self, given[first], given[second], None)
+        call = Call(self, given[first], given[second], None, self.loss.inputs)
         inputs = {name: call.array(name, x) for name, x in given.items()}
         for name, x in inputs.items():
             if x.shape != call.shape:
