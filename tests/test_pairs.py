@@ -161,9 +161,9 @@ def test_out_that_does_not_fit(loss):
         ((None, (a,)), ValueError, "out: expected a tuple of 2"),
         ((a, a), ValueError, "out: two of the arrays overlap"),
         ((None, (a, a[:3])), ValueError, r"out: expected shape \(6, 5\), got \(3, 5\)"),
-        ((None, (given[second], None)), ValueError, f"overlaps {second}; only its gradient"),
-        ((None, (None, given[first])), ValueError, f"overlaps {first}; only its gradient"),
-        ((None, (None, given[second][::-1])), ValueError, f"overlaps {second}"),
+        ((None, (given[second], None)), ValueError, f"out: overlaps {second}; only its gradient"),
+        ((None, (None, given[first])), ValueError, f"out: overlaps {first}; only its gradient"),
+        ((None, (None, given[second][::-1])), ValueError, f"out: overlaps {second}"),
     ):
         before = {name: x.copy() for name, x in given.items()}
         with pytest.raises(kind, match=f"{loss.name}: {message}"):
