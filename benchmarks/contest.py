@@ -76,7 +76,7 @@ class Case:
         return FIGURES.get(key, {}) if self.dtype == "float32" else {}
 
     def data(self) -> dict[str, Array]:
-        """The arguments: predictions with unsure and confident samples, the rest from its domain."""
+        """The arguments: predictions sure and unsure, the rest from its domain."""
         rng = np.random.default_rng(0)
         loss = self.loss
         arguments = {}
