@@ -6,6 +6,7 @@ only computes them. Where the plain formula runs out of digits the limits are he
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import os
@@ -158,12 +159,16 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
 
 
 def hessian_beside(case: Case, i: int) -> list[mpf]:
-    """The Hessians two last digits away: at a jump either side's is right."""
+    """The Hessians two last digits away, where known: at a jump either side's is right."""
     loss, pred, target = fl.losses()[case.name], case.pred[i], case.target[i]
     near = [(pred + d * np.spacing(pred), target) for d in (-2, 2)]
     near += [(pred, target + d * np.spacing(target)) for d in (-2, 2)]
-    inside = [(z, t) for z, t in near if loss.domain.contains(t)]
-    return [oracle.exact(loss, z, t, case.knobs).hess[0] for z, t in inside]
+    found = []
+    for z, t in near:
+        with contextlib.suppress(oracle.OutOfPrecision):
+            if loss.domain.contains(t):
+                found.append(oracle.exact(loss, z, t, case.knobs).hess[0])
+    return found
 
 
 class Judged(NamedTuple):
@@ -205,7 +210,8 @@ def judged(isa: str, name: str, dtype: str) -> Iterator[Judged]:
             for what, k, got, right, scale, bound in numbers:
                 error = oracle.ulps(got, right, scale, relative=wide)
                 if error > bound and what == "hess" and not wide:
-                    error = min(oracle.ulps(got, h, scale) for h in hessian_beside(case, i))
+                    beside = (oracle.ulps(got, h, scale) for h in hessian_beside(case, i))
+                    error = min(beside, default=error)
                 at = "" if error <= bound else f"{case.pred[i]!r:.200}, {case.target[i]!r:.200}"
                 yield Judged(
                     what,
