@@ -29,6 +29,13 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
+from fastloss.distributions import elbo_loss
+from fastloss.embedding import (
+    contrastive_loss,
+    cosine_distance_loss,
+    cosine_embedding_loss,
+    triplet_margin_loss,
+)
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -80,7 +87,11 @@ __all__ = [
     "check_gradient",
     "class_weights",
     "clip_grad_norm",
+    "contrastive_loss",
+    "cosine_distance_loss",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "elbo_loss",
     "epsilon_insensitive_loss",
     "expectile_loss",
     "exponential_loss",
@@ -120,6 +131,7 @@ __all__ = [
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
     "threads",
+    "triplet_margin_loss",
     "tweedie_loss",
     "weighted_sum",
 ]
