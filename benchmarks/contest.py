@@ -7,6 +7,7 @@ computed: a copy of the logits for rows, `np.subtract(out=)` for elementwise los
 slice per thread.
 """
 
+import inspect
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ from .rivals import Array, Call, opponents
 # (shape, threads); None: as many as asked for
 SHAPES: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
     "elementwise": [((30_000_000,), None), ((1_000_000,), 1), ((320,), 1)],
+    "pairs": [((30_000_000,), None), ((1_000_000,), 1)],
     "rows": [
         ((1024, 50257), None),
         ((32768, 1000), None),
@@ -73,32 +75,43 @@ class Case:
         key = (self.loss.name, self.shape, self.threads)
         return FIGURES.get(key, {}) if self.dtype == "float32" else {}
 
-    def data(self) -> tuple[Array, Array]:
-        """`pred` with unsure and confident samples, and a target from the loss's domain."""
+    def data(self) -> dict[str, Array]:
+        """The arguments: predictions sure and unsure, the rest from its domain."""
         rng = np.random.default_rng(0)
-        pred = 3 * rng.standard_normal(self.shape, self.dtype)
-        if self.loss.kind == "rows":
-            return pred, rng.integers(0, self.shape[-1], self.shape[:-1])
-        if self.loss.pred.high < np.inf:
-            pred = rng.random(self.shape, self.dtype)  # of probabilities
-        low, high = map(pred.dtype.type, (self.loss.domain.low, self.loss.domain.high))
-        target = 3 * rng.standard_normal(self.shape, self.dtype)
-        return pred, np.where(target > 0, high, low) if high < np.inf else np.maximum(target, low)
+        loss = self.loss
+        arguments = {}
+        for p in inspect.signature(loss).parameters.values():
+            if p.kind is not p.POSITIONAL_OR_KEYWORD:
+                continue
+            x = 3 * rng.standard_normal(self.shape, self.dtype)
+            if p.name == "pred" and loss.pred.high < np.inf:
+                x = rng.random(self.shape, self.dtype)  # of probabilities
+            elif p.name == loss.checked and loss.kind == "rows":
+                x = rng.integers(0, self.shape[-1], self.shape[:-1])
+            elif p.name == loss.checked != "target":
+                x = abs(x) + x.dtype.type(0.1)  # a scale
+            elif p.name == loss.checked:
+                low, high = map(x.dtype.type, (loss.domain.low, loss.domain.high))
+                x = np.where(x > 0, high, low) if high < np.inf else np.maximum(x, low)
+            arguments[p.name] = x
+        return arguments
 
     def calls(self) -> dict[str, Call]:
         """All contenders, their results found equal."""
-        pred, target = self.data()
-        out = np.empty_like(pred)
-        rivals = opponents(self.loss, pred, target, out, self.threads)
-        ours: Call = partial(self.loss.value_and_grad, pred, target)
+        arguments = self.data()
+        pred, *rest = arguments.values()
+        outs = tuple(np.empty_like(pred) for _ in self.loss.inputs)
+        rivals = opponents(self.loss, arguments, outs, self.threads)
+        ours: Call = partial(self.loss.value_and_grad, **arguments)
         if self.small:
             limit: Callable[[], Any] = partial(np.subtract, pred, pred)
         else:
+            out = outs[0] if len(outs) == 1 else (None, outs)
             ours = partial(ours, out=out, num_threads=self.threads)
             rows = self.loss.kind == "rows"
-            job = (np.copyto, out, pred) if rows else (np.subtract, pred, target, out)
+            job = (np.copyto, outs[0], pred) if rows else (np.subtract, pred, rest[0], outs[0])
             limit = split(self.threads, *job)
-        check_equal({"fastloss": ours, **rivals}, out)
+        check_equal({"fastloss": ours, **rivals}, *outs)
         return {"fastloss": ours, "limit": limit, **rivals}
 
 
@@ -117,12 +130,13 @@ def split(threads: int, function: Callable[..., Any], *arrays: Array) -> Callabl
     return lambda: list(pool.map(lambda args: function(*args), slices))
 
 
-def check_equal(calls: dict[str, Call], out: Array) -> None:
+def check_equal(calls: dict[str, Call], *outs: Array) -> None:
     """Raise ValueError unless all agree with the first, to about 100 roundings."""
-    tolerance = 100 * np.finfo(out.dtype).eps
+    tolerance = 100 * np.finfo(outs[0].dtype).eps
     expected: list[Array] = []
     for who, call in calls.items():
-        out.fill(np.nan)  # else a contender that writes nothing would pass with the last one's
+        for out in outs:  # else a contender that writes nothing would pass with the last one's
+            out.fill(np.nan)
         result = [np.asarray(each) for each in call()]
         expected = expected or [each.copy() for each in result]
         for what, got, want in zip(("loss", "gradient"), result, expected, strict=True):

@@ -78,6 +78,141 @@ def cross_entropy(z: Array, y: Array, g: Array) -> Any:
     return (np.log(total) - of_label).mean()
 
 
+def of_label(function: Callable[[Array], tuple[Array, Array]]) -> Callable[..., Any]:
+    """The loss f(log p) of a label's probability p, from what returns f and its derivative."""
+
+    def loss(z: Array, y: Array, g: Array) -> Any:
+        rows = np.arange(len(z))
+        np.subtract(z, z.max(axis=1, keepdims=True), out=g)
+        of_label = g[rows, y]
+        np.exp(g, out=g)
+        total = g.sum(axis=1)
+        value, slope = function(of_label - np.log(total))
+        slope /= len(z)
+        g *= (-slope / total)[:, None]
+        g[rows, y] += slope
+        return value.mean()
+
+    return loss
+
+
+def softmax_focal(log_p: Array) -> tuple[Array, Array]:
+    q = -np.expm1(log_p)
+    return -q * q * log_p, q * (2 * (1 - q) * log_p - q)
+
+
+def poly(log_p: Array) -> tuple[Array, Array]:
+    p = np.exp(log_p)
+    return 2 * (1 - p) - log_p, -1 - 2 * p
+
+
+def generalized(log_p: Array) -> tuple[Array, Array]:
+    power = np.exp(0.7 * log_p)
+    return (1 - power) / 0.7, -power
+
+
+def pseudo_huber(z: Array, y: Array, g: Array) -> Any:
+    np.subtract(z, y, out=g)
+    square = g * g
+    root = np.sqrt(square + 1)
+    g /= root
+    g /= z.size
+    return (square / (root + 1)).mean()
+
+
+def charbonnier(z: Array, y: Array, g: Array) -> Any:
+    np.subtract(z, y, out=g)
+    root = np.sqrt(g * g + 1e-6)
+    g /= root
+    g /= z.size
+    return root.mean()
+
+
+def log_cosh(z: Array, y: Array, g: Array) -> Any:
+    e = z - y
+    np.tanh(e, out=g)
+    g /= z.size
+    np.abs(e, out=e)
+    return (e + np.log1p(np.exp(-2 * e))).mean(dtype=np.float64) - np.log(2)
+
+
+def fair(z: Array, y: Array, g: Array) -> Any:
+    np.subtract(z, y, out=g)
+    a = np.abs(g)
+    g /= a + 1
+    g /= z.size
+    return (a - np.log1p(a)).mean()
+
+
+def cauchy(z: Array, y: Array, g: Array) -> Any:
+    np.subtract(z, y, out=g)
+    square = g * g
+    g /= square + 1
+    g /= z.size
+    return 0.5 * np.log1p(square).mean()
+
+
+def poisson(z: Array, y: Array, g: Array) -> Any:
+    np.exp(z, out=g)
+    loss = (g - y * z).mean()
+    g -= y
+    g /= z.size
+    return loss
+
+
+def gamma(z: Array, y: Array, g: Array) -> Any:
+    np.exp(-z, out=g)
+    g *= y
+    loss = (z + g).mean()
+    np.subtract(1, g, out=g)
+    g /= z.size
+    return loss
+
+
+def tweedie(z: Array, y: Array, g: Array) -> Any:
+    np.exp(z / 2, out=g)
+    rest = y / g
+    loss = 2 * (g + rest).mean()
+    g -= rest
+    g /= z.size
+    return loss
+
+
+def negative_binomial(z: Array, y: Array, g: Array) -> Any:
+    e = np.exp(-np.abs(z))
+    loss = ((y + 1) * (np.maximum(z, 0) + np.log1p(e)) - y * z).mean()
+    np.divide(np.where(z >= 0, 1, e), 1 + e, out=g)
+    g *= y + 1
+    g -= y
+    g /= z.size
+    return loss
+
+
+def probabilities(p: Array, y: Array, g: Array) -> Any:
+    loss = -(y * np.log(p) + (1 - y) * np.log1p(-p)).mean()
+    np.subtract(p, y, out=g)
+    g /= p * (1 - p)
+    g /= p.size
+    return loss
+
+
+def soft_margin(z: Array, y: Array, g: Array) -> Any:
+    x = -y * z
+    e = np.exp(-np.abs(x))
+    loss = (np.maximum(x, 0) + np.log1p(e)).mean()
+    np.divide(np.where(x >= 0, 1, e), 1 + e, out=g)
+    g *= y / -z.size
+    return loss
+
+
+def exponential(z: Array, y: Array, g: Array) -> Any:
+    np.multiply(z, -y, out=g)
+    np.exp(g, out=g)
+    loss = g.mean()
+    g *= y / -z.size
+    return loss
+
+
 def focal_torch(z: Any, y: Any) -> Any:  # as in torchvision.ops
     p = torch.sigmoid(z)
     ce = torch.nn.functional.binary_cross_entropy_with_logits(z, y, reduction="none")
@@ -85,27 +220,47 @@ def focal_torch(z: Any, y: Any) -> Any:  # as in torchvision.ops
     return ((0.25 * y + 0.75 * (1 - y)) * (ce * ((1 - p_t) ** 2))).mean()
 
 
-NUMPY: dict[str, Callable[[Array, Array, Array], Any]] = {
+NUMPY: dict[str, Callable[..., Any]] = {
     "mse_loss": mse,
     "huber_loss": huber,
     "binary_cross_entropy_with_logits": bce,
     "sigmoid_focal_loss": focal,
     "cross_entropy": cross_entropy,
+    "softmax_focal_loss": of_label(softmax_focal),
+    "poly_loss": of_label(poly),
+    "generalized_cross_entropy": of_label(generalized),
+    "pseudo_huber_loss": pseudo_huber,
+    "charbonnier_loss": charbonnier,
+    "log_cosh_loss": log_cosh,
+    "fair_loss": fair,
+    "cauchy_loss": cauchy,
+    "poisson_nll_loss": poisson,
+    "gamma_nll_loss": gamma,
+    "tweedie_loss": tweedie,
+    "negative_binomial_nll_loss": negative_binomial,
+    "binary_cross_entropy": probabilities,
+    "soft_margin_loss": soft_margin,
+    "exponential_loss": exponential,
 }
 TORCH = {"sigmoid_focal_loss": focal_torch}  # what torch.nn.functional does not have
 
 
-def opponents(loss: Loss, pred: Array, target: Array, out: Array, threads: int) -> dict[str, Call]:
+def opponents(
+    loss: Loss[Any, Any], arguments: dict[str, Array], outs: tuple[Array, ...], threads: int
+) -> dict[str, Call]:
     """Return the calls that compute this loss elsewhere, by the column they fill."""
     calls: dict[str, Call] = {}
+    out = outs[0] if len(outs) == 1 else outs
     if by_numpy := NUMPY.get(loss.name):
-        calls["NumPy"] = lambda: (by_numpy(pred, target, out), out)
+        calls["NumPy"] = lambda: (by_numpy(*arguments.values(), *outs), out)
     if torch and (loss.torch or loss.name in TORCH):
         by_torch = TORCH.get(loss.name) or getattr(torch.nn.functional, loss.torch.name)
         torch.set_num_threads(threads)
-        leaf = torch.from_numpy(pred).requires_grad_()
-        calls["PyTorch"] = partial(backward, by_torch, leaf, torch.from_numpy(target))
+        tensors = {name: torch.from_numpy(x) for name, x in arguments.items()}
+        leaves = [tensors[name].requires_grad_() for name in loss.inputs]
+        calls["PyTorch"] = partial(backward, by_torch, leaves, list(tensors.values()))
     if sk and loss.sklearn:
+        pred, target = arguments.values()
         knobs = {
             loss.sklearn.knobs.get(name, name): knob.default
             for name, knob in loss.knobs.items()
@@ -119,8 +274,10 @@ def opponents(loss: Loss, pred: Array, target: Array, out: Array, threads: int) 
     return calls
 
 
-def backward(loss: Callable[[Any, Any], Any], pred: Any, target: Any) -> tuple[Any, Any]:
-    pred.grad = None  # a kept gradient would be read and added to
-    value = loss(pred, target)
+def backward(loss: Callable[..., Any], leaves: list[Any], tensors: list[Any]) -> tuple[Any, Any]:
+    for leaf in leaves:
+        leaf.grad = None  # a kept gradient would be read and added to
+    value = loss(*tensors)
     value.backward()
-    return value.detach(), pred.grad
+    grads = tuple(leaf.grad for leaf in leaves)
+    return value.detach(), grads[0] if len(grads) == 1 else grads

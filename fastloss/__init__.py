@@ -36,6 +36,12 @@ from fastloss.embedding import (
     cosine_embedding_loss,
     triplet_margin_loss,
 )
+from fastloss.likelihoods import (
+    gaussian_nll_loss,
+    gaussian_nll_with_log_var_loss,
+    laplace_nll_loss,
+    student_t_nll_loss,
+)
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -97,6 +103,8 @@ __all__ = [
     "exponential_loss",
     "fair_loss",
     "gamma_nll_loss",
+    "gaussian_nll_loss",
+    "gaussian_nll_with_log_var_loss",
     "generalized_cross_entropy",
     "get_num_threads",
     "grad_norm",
@@ -106,6 +114,7 @@ __all__ = [
     "huber_loss",
     "kernels",
     "l1_loss",
+    "laplace_nll_loss",
     "log_cosh_loss",
     "log_sigmoid",
     "log_softmax",
@@ -130,6 +139,7 @@ __all__ = [
     "softplus",
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
+    "student_t_nll_loss",
     "threads",
     "triplet_margin_loss",
     "tweedie_loss",

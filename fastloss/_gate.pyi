@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fastloss._loss import Gradients
+
 def readable(dtype: np.dtype[Any]) -> bool: ...
 
 class Job:
@@ -53,7 +55,7 @@ class ElementwiseGate(Gate):
 class PairsGate(Gate):
     def __call__(
         self, inputs: dict[str, Any], knobs: tuple[Any, ...] = ..., **common: Any
-    ) -> Any: ...
+    ) -> Gradients[Any]: ...
 
 class RowsGate(Gate):
     def __call__(

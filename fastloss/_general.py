@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from types import MethodType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, PairsGate, RowsGate, readable
-from fastloss._loss import CLASSES, METHODS, as_number
+from fastloss._loss import CLASSES, METHODS, G, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -47,11 +47,18 @@ def array(loss: str, name: str, x: Any) -> Array:
 class Call:
     """What is common to the general calls of one gate: the checked arguments of one call."""
 
-    def __init__(self, gate: Any, pred: Any, target: Any, axis: int | None) -> None:
+    def __init__(
+        self,
+        gate: Any,
+        pred: Any,
+        target: Any,
+        axis: int | None,
+        names: tuple[str, str] = ("pred", "target"),
+    ) -> None:
         self.gate = gate
         self.name = gate.loss.name
-        self.pred = self.array("pred", pred)
-        self.target = self.array("target", target)
+        self.pred = self.array(names[0], pred)
+        self.target = self.array(names[1], target)
         self.dtype = np.dtype(
             np.float32
             if self.pred.dtype.kind == "f" and self.pred.dtype.itemsize == 4
@@ -484,9 +491,8 @@ class Elementwise(_Pickles, ElementwiseGate):
 class Pairs(_Pickles, PairsGate):
     """Losses of two predictions each, or of a prediction and its scale: a gradient for both.
 
-    `run({name: input, ...}, knobs)` names the two first. The kernel gets as z the first, as y the
-    input that the declaration names as `checked`, whose domain is the loss's, as a the other; its
-    hess is the derivative by the second.
+    The kernel gets as z the first of the loss's `inputs`, as y the one that it names as `checked`
+    (0 if there is none), as a the other; its hess is the derivative by the second of `inputs`.
     """
 
     kind: ClassVar[str] = "pairs"
@@ -497,26 +503,25 @@ class Pairs(_Pickles, PairsGate):
     def general(
         self, given: dict[str, Any], knobs: tuple[float, ...], *, out: Any, **common: Any
     ) -> Any:
-        """Do a call of any kind."""
-        names = list(given)
-        call = Call(self, given[names[0]], given[names[-1]], None)
+        """Do a call of any kind, of the arrays by their names."""
+        (first, second), checked = self.loss.inputs, self.loss.checked
+        call = Call(self, given[first], given[second], None, self.loss.inputs)
         inputs = {name: call.array(name, x) for name, x in given.items()}
         for name, x in inputs.items():
             if x.shape != call.shape:
                 raise call.fail(
-                    ValueError, name, f"expected {names[0]}'s shape {call.shape}, got {x.shape}"
+                    ValueError, name, f"expected {first}'s shape {call.shape}, got {x.shape}"
                 )
-        checked = self.loss.checked
-        second = inputs.get(checked, np.broadcast_to(0.0, call.shape))
-        rest = [inputs[name] for name in names[1:] if name != checked]
+        y = inputs.get(checked, np.broadcast_to(0.0, call.shape))
+        rest = [x for name, x in inputs.items() if name not in (first, checked)]
         found = each(
             call,
             inputs,
-            (inputs[names[0]], second, rest[0] if rest else None),
+            (inputs[first], y, rest[0] if rest else None),
             knobs,
             extra_value=0,
             checked=checked,
-            over={"g": names[0], "h": names[1]},
+            over={"g": first, "h": second},
             results=self.results.replace("g", "gh"),
             out=_flat(call, self.results, out, 2),
             **common,
@@ -552,9 +557,15 @@ class Set(_Pickles):
     def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None:
         self.loss, self.results, self.defaults = loss, results, defaults
 
-    def __call__(self, value: Callable[[], Any], gradient: Callable[[], Any]) -> Any:
-        found = [{"l": value, "g": gradient}[result]() for result in self.results]
-        return found[0] if len(found) == 1 else tuple(found)
+    if TYPE_CHECKING:
+
+        def __call__(self, value: Callable[[], Any], gradient: Callable[[], G]) -> Gradients[G]: ...
+
+    else:
+
+        def __call__(self, value, gradient):
+            found = [{"l": value, "g": gradient}[result]() for result in self.results]
+            return found[0] if len(found) == 1 else tuple(found)
 
 
 class Rows(_Pickles, RowsGate):

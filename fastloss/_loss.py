@@ -290,6 +290,8 @@ class Loss(Generic[P, G]):
         The numbers a target may be.
     knobs : dict of str to Knob
         The loss's own parameters.
+    inputs : tuple of str
+        The arguments that there are gradients of.
     """
 
     name: str
@@ -299,6 +301,7 @@ class Loss(Generic[P, G]):
     domain: Domain
     knobs: dict[str, Knob]
     common: tuple[str, ...]
+    inputs: tuple[str, ...]
 
     def __init__(
         self,
@@ -312,6 +315,7 @@ class Loss(Generic[P, G]):
         ulp: tuple[Any, Any, Any] = (4, 4, 4),
         terms: Callable[..., Any] | None = None,
         pred: Domain = REAL,
+        inputs: tuple[str, ...] = ("pred",),
         checked: str = "target",
         torch: Elsewhere | None = None,
         sklearn: Elsewhere | None = None,
@@ -322,7 +326,7 @@ class Loss(Generic[P, G]):
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
-        self.checked = checked  # the input whose domain it is
+        self.inputs, self.checked = inputs, checked  # `checked` is the one whose domain it is
         self.knobs, self.common = _knobs(function, gate.options), _common(function)
         self._gate = gate
         self._bound: dict[str, Any] = {}

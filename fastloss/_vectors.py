@@ -50,7 +50,7 @@ class VectorsCall(Call):
     """The checked inputs of one call, with the features of each along its last axis.
 
     `features` has a letter per input: those of one letter have equally many; "." is for an input
-    with one number per row. The input named `target` has no gradient.
+    with one number per row.
     """
 
     def __init__(self, gate: Any, inputs: dict[str, Any], features: str) -> None:
@@ -62,8 +62,7 @@ class VectorsCall(Call):
             raise self.fail(ValueError, first, "expected rows of features, got a single number")
         self.shape = self.pred.shape[:-1]
         self.features = dict(zip(inputs, features, strict=True))
-        self.vectors = [name for name in inputs if name != "target"]
-        wide = any(self.like(name)[1] == np.float64 for name in self.vectors)
+        wide = any(self.like(name)[1] == np.float64 for name in gate.loss.inputs)
         self.dtype = np.dtype(np.float64 if wide else np.float32)
         leaders: dict[str, str] = {}
         for name, x in self.inputs.items():
@@ -122,7 +121,7 @@ class VectorsCall(Call):
 
     def blocks(self) -> Iterator[tuple[Any, ...]]:
         """Where the blocks of rows are: indices, a slice, and an ellipsis for the other axes."""
-        longest = max(self.inputs[name].shape[-1] for name in self.vectors)
+        longest = max(self.inputs[name].shape[-1] for name in self.gate.loss.inputs)
         rows = max(1, BLOCK // max(1, longest))
         if not self.shape:
             yield (...,)
@@ -137,7 +136,7 @@ class VectorsCall(Call):
 
 
 class Vectors(_Pickles):
-    """Losses of a row of each of several inputs, with a gradient for each but the target."""
+    """Losses of a row of each of several inputs, with a gradient for the loss's `inputs`."""
 
     kind: ClassVar[str] = "vectors"
     methods: ClassVar[tuple[str, ...]] = FIRST_ORDER
@@ -171,10 +170,10 @@ class Vectors(_Pickles):
             call = VectorsCall(self, inputs, features)
             weights = call.weights(sample_weight, mask)
             reduction = call.reduction(reduction, normalizer)
-            gradients = call.vectors if "g" in self.results else []
+            gradients = self.loss.inputs if "g" in self.results else ()
             arrays = call.outputs(
                 [*self.results.replace("g", ""), *gradients],
-                _flat(call, self.results, out, len(call.vectors)),
+                _flat(call, self.results, out, len(self.loss.inputs)),
                 reduction,
                 {**call.inputs, "sample_weight": sample_weight, "mask": mask},
                 {name: name for name in gradients},
@@ -208,7 +207,7 @@ class Vectors(_Pickles):
         """Write the arrays, a block of rows at a time, and return the sum of the losses."""
         totals = [0.0]
         scratch: dict[str, Array] = {}
-        gradients = [name for name in call.vectors if name in arrays]
+        gradients = [name for name in self.loss.inputs if name in arrays]
         for where in call.blocks():
             shape = call.pred[where].shape[:-1]
             rows = math.prod(shape)

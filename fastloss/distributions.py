@@ -14,18 +14,28 @@ from fastloss._vectors import Vectors, dots
 from fastloss.binary import binary_cross_entropy_with_logits
 
 _BCE = binary_cross_entropy_with_logits.bind(num_threads=1)
-# 2 (e^x - 1 - x) / x^2 by Taylor: below 1/2 the next term is beyond float64
-_SERIES = [2 / math.factorial(k) for k in range(2, 16)]
+# (sinh x - x) / x^3 in x^2, by Taylor: below 1/2 the next term is beyond float64
+_SERIES = [1 / math.factorial(k) for k in range(3, 16, 2)]
 
 
-def _exp_less_tangent(x: Array) -> Array:
-    """e^x - 1 - x, which is not negative."""
-    series = np.full_like(x, _SERIES[-1])
-    for c in _SERIES[-2::-1]:
-        series *= x
+def _exp_less_tangent(x: Array, expm1: Array) -> Array:
+    """e^x - 1 - x, which is not negative: cosh x - 1 + sinh x - x where the difference cancels."""
+    square = x * x
+    series = square * _SERIES[-1]
+    for c in _SERIES[-2:0:-1]:
         series += c
-    series *= x * x / 2
-    return np.where(np.abs(x) < 0.5, series, np.expm1(x) - x)
+        series *= square
+    series += _SERIES[0]
+    series *= square
+    series *= x
+    cosh = np.add(expm1, 1, out=square)
+    np.divide(expm1, cosh, out=cosh)
+    cosh *= expm1
+    cosh *= 0.5
+    series += cosh
+    difference = np.subtract(expm1, x, out=cosh)
+    np.copyto(difference, series, where=np.abs(x) < 0.5)
+    return difference
 
 
 def _elbo(
@@ -46,14 +56,14 @@ def _elbo(
     else:
         recon -= target
         loss = dots(recon, recon) / 2
-    loss += beta / 2 * (_exp_less_tangent(log_var).sum(-1) + dots(mu, mu))
+    expm1 = np.expm1(log_var)
+    loss += beta / 2 * (_exp_less_tangent(log_var, expm1).sum(-1) + dots(mu, mu))
     if scale is None:
         return loss, ()
     recon *= scale[:, None]
     mu *= (beta * scale)[:, None]
-    np.expm1(log_var, out=log_var)
-    log_var *= (beta / 2 * scale)[:, None]
-    return loss, (recon, mu, log_var)
+    expm1 *= (beta / 2 * scale)[:, None]
+    return loss, (recon, mu, expm1)
 
 
 def _elbo_naive(m: Any, x: Any, y: Any, mu: Any, v: Any, likelihood: str, beta: Any) -> Any:
@@ -74,6 +84,7 @@ def _elbo_terms(m: Any, x: Any, y: Any, mu: Any, v: Any, likelihood: str, beta: 
     Vectors,
     target=UNIT,
     formula=r"-\log p(x \mid z) + \beta D(q(z \mid x) \| N(0, 1))",
+    inputs=("recon", "mu", "log_var"),
     naive=_elbo_naive,
     terms=_elbo_terms,
 )
@@ -113,8 +124,8 @@ def elbo_loss(
 
     Returns
     -------
-    The gradients are a tuple, for `recon`, `mu` and `log_var`, each of its input's shape and
-    floating dtype.
+    (gradient of recon, of mu, of log_var)
+        Where gradients are asked for, each of its input's shape and floating dtype.
 
     Raises
     ------

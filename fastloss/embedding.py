@@ -61,6 +61,7 @@ def _contrastive_terms(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> Any:
     Vectors,
     target=BINARY,
     formula=r"y d^2 + (1 - y) \max(0, m - d)^2",
+    inputs=("x1", "x2"),
     naive=_contrastive_naive,
     terms=_contrastive_terms,
 )
@@ -90,7 +91,8 @@ def contrastive_loss(
 
     Returns
     -------
-    The gradients are a tuple, for `x1` and `x2`, each of its input's shape and floating dtype.
+    (gradient of x1, gradient of x2)
+        Where gradients are asked for, each of its input's shape and floating dtype.
 
     Raises
     ------
@@ -219,6 +221,7 @@ def _triplet_terms(
 @first_order_loss(
     Vectors,
     formula=r"\max(0, m + d(a, p) - d(a, n))",
+    inputs=("anchor", "positive", "negative"),
     naive=_triplet_naive,
     terms=_triplet_terms,
     ulp=(4, _triplet_ulp, 0),
@@ -261,8 +264,8 @@ def triplet_margin_loss(
 
     Returns
     -------
-    The gradients are a tuple, for `anchor`, `positive` and `negative`, each of its input's shape
-    and floating dtype.
+    (gradient of anchor, of positive, of negative)
+        Where gradients are asked for, each of its input's shape and floating dtype.
 
     Raises
     ------
@@ -366,6 +369,7 @@ def _cosine_embedding_terms(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> An
     Vectors,
     target=SIGNS,
     formula=r"1 - \cos \text{ or } \max(0, \cos - m)",
+    inputs=("x1", "x2"),
     naive=_cosine_embedding_naive,
     terms=_cosine_embedding_terms,
     torch=Elsewhere("cosine_embedding_loss"),
@@ -398,7 +402,8 @@ def cosine_embedding_loss(
 
     Returns
     -------
-    The gradients are a tuple, for `x1` and `x2`, each of its input's shape and floating dtype.
+    (gradient of x1, gradient of x2)
+        Where gradients are asked for, each of its input's shape and floating dtype.
 
     Raises
     ------
@@ -433,6 +438,7 @@ def _cosine_distance_terms(m: Any, x1: Any, x2: Any) -> Any:
 @first_order_loss(
     Vectors,
     formula=r"1 - \frac{x_1 \cdot x_2}{\|x_1\| \|x_2\|}",
+    inputs=("x1", "x2"),
     naive=lambda m, x1, x2: 1 - _naive_cosine(m, x1, x2, 0),
     terms=_cosine_distance_terms,
 )
@@ -455,7 +461,8 @@ def cosine_distance_loss(
 
     Returns
     -------
-    The gradients are a tuple, for `x1` and `x2`, each of its input's shape and floating dtype.
+    (gradient of x1, gradient of x2)
+        Where gradients are asked for, each of its input's shape and floating dtype.
 
     Raises
     ------

@@ -12,11 +12,14 @@ its first day.
 from __future__ import annotations
 
 import functools
+import inspect
 import operator
 from typing import Any, NamedTuple
 
 import numpy as np
 from mpmath import mp, mpf
+
+import fastloss as fl
 
 BITS = {np.dtype(np.float32): 600, np.dtype(np.float64): 2400}
 # A formula may add numbers this many bits apart, as 1 + exp(-z) does: up to z = 170 and 790. It is
@@ -141,6 +144,7 @@ class m:
     abs = _over_arrays(lambda x: abs(x))
     minimum = _over_arrays(lambda a, b: a if a <= b else b)
     maximum = _over_arrays(lambda a, b: a if a >= b else b)
+    lgamma = _over_arrays(lambda x: Dual(mp.loggamma(x.v)))
     where = _over_arrays(lambda condition, a, b: a if condition else b)
     sum = staticmethod(lambda x: sum(x))
 
@@ -162,10 +166,17 @@ def _array(duals: Any) -> np.ndarray:
     return out
 
 
+def arguments(loss: Any) -> list[str]:
+    """The names of a loss's positional arguments."""
+    parameters = inspect.signature(loss).parameters.values()
+    return [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+
+
 def exact(loss: Any, pred: Any, target: Any, knobs: dict[str, Any], seeds: Any = (0,)) -> Exact:
     """Loss, gradient and Hessian at one sample: a number, or for rows a row and its target.
 
-    The precision follows `pred`'s dtype. `knobs` are completed by their defaults.
+    Of pairs `pred` is both inputs, `target` the third. The precision follows `pred`'s dtype.
+    `knobs` are completed by their defaults.
     """
     wide = loss.kind == "rows"
     pred = np.asarray(pred)
@@ -181,12 +192,19 @@ def exact(loss: Any, pred: Any, target: Any, knobs: dict[str, Any], seeds: Any =
             for k, v in knobs.items()
             if k not in ("axis", "ignore_index")
         }
-        value = lift(loss.naive(m, _array(z) if wide else z[0], t, **knobs))
+
+        def call(formula: Any, z: list[Dual]) -> Any:
+            if loss.kind == "pairs":
+                by_name = dict(zip(loss.inputs, z, strict=True))
+                return formula(m, *(by_name.get(name, t) for name in arguments(loss)), **knobs)
+            return formula(m, _array(z) if wide else z[0], t, **knobs)
+
+        value = lift(call(loss.naive, z))
         derivatives = [value.d.get(k, (mpf(0), mpf(0))) for k in seeds]
         plain = [Dual(x.v) for x in z]
         terms: Any = (None, None, None)
         if loss.terms:
-            terms = loss.terms(m, _array(plain) if wide else plain[0], t, **knobs)
+            terms = call(loss.terms, plain)
 
         def scales(term: Any) -> list[mpf]:
             each = [term[k] for k in seeds] if np.ndim(term) else [term for _ in seeds]
@@ -232,6 +250,28 @@ def ulps(got: Any, want: mpf, scale: Any = 0, *, relative: bool = False) -> floa
 
 
 # Inputs, chosen from what a loss declares
+
+
+def pairs(
+    loss: Any, dtype: Any, knobs: dict[str, Any], rng: np.random.Generator, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """n adversarial (both inputs, third input) of a loss of pairs."""
+    dtype = np.dtype(dtype)
+    free = points(fl.mse_loss, dtype, knobs, rng, n)
+    sizes = magnitudes(dtype)
+    small = sizes[sizes <= (170 if dtype == np.float32 else 790)]
+    if loss.domain.ends_only:
+        bounded = rng.choice([loss.domain.low, loss.domain.high], n)
+    else:
+        bounded = np.where(rng.random(n) < 0.5, rng.choice(small, n), 3 * rng.exponential(size=n))
+        bounded *= 1 if loss.domain.low == 0 else rng.choice([-1, 1], n)
+    rest = iter(free)
+    given = [
+        bounded.astype(dtype) if name == loss.checked else next(rest) for name in arguments(loss)
+    ]
+    by_name = dict(zip(arguments(loss), given, strict=True))
+    pred = np.stack([by_name.pop(name) for name in loss.inputs], axis=1)
+    return pred, next(iter(by_name.values()), np.zeros(n, dtype))
 
 
 def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict[str, Any]]:

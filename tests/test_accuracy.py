@@ -21,20 +21,26 @@ from mpmath import mp, mpf
 
 import fastloss as fl
 import oracle
-from samples import LOSSES, softness
+from samples import softness
 
 WORKER = """
 import pickle, sys
+import numpy as np
 import fastloss as fl
-cases = pickle.load(sys.stdin.buffer)
-results = [
-    fl.losses()[name].value_grad_hess(pred, target, reduction="none", **knobs)
-    for name, pred, target, knobs in cases
-]
+
+def compute(name, pred, target, knobs):
+    loss = fl.losses()[name]
+    if loss.kind != "pairs":
+        return loss.value_grad_hess(pred, target, reduction="none", **knobs)
+    value, grads = loss.value_and_grad(**pred, **target, reduction="none", **knobs)
+    return value, np.stack(grads, axis=1)
+
+results = [compute(*case) for case in pickle.load(sys.stdin.buffer)]
 pickle.dump((fl.kernels.isa, results), sys.stdout.buffer)
 """
 DTYPES = ("float32", "float64")
-NAMES = [loss.name for loss in LOSSES]
+KINDS = ("elementwise", "rows", "pairs")
+NAMES = [name for name, loss in fl.losses().items() if loss.kind in KINDS]
 
 
 class Case(NamedTuple):
@@ -43,11 +49,21 @@ class Case(NamedTuple):
     target: np.ndarray
     knobs: dict[str, Any]
 
+    def arguments(self) -> tuple[Any, ...]:
+        """What the worker gets: of pairs the inputs by their names."""
+        loss = fl.losses()[self.name]
+        if loss.kind != "pairs":
+            return tuple(self)
+        rest = [name for name in oracle.arguments(loss) if name not in loss.inputs]
+        pred = dict(zip(loss.inputs, self.pred.T, strict=True))
+        return self.name, pred, dict.fromkeys(rest, self.target), self.knobs
 
-def elementwise_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]:
+
+def point_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]:
     tried = oracle.settings(loss, rng)
     n = max(40, 600 // len(tried))
-    return [Case(loss.name, *oracle.points(loss, dtype, k, rng, n), k) for k in tried]
+    points = oracle.pairs if loss.kind == "pairs" else oracle.points
+    return [Case(loss.name, *points(loss, dtype, k, rng, n), k) for k in tried]
 
 
 def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]:
@@ -77,7 +93,7 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
 def cases(name: str, dtype: str) -> list[Case]:
     rng = np.random.default_rng(0)
     loss = fl.losses()[name]
-    return (row_cases if loss.kind == "rows" else elementwise_cases)(loss, dtype, rng)
+    return (row_cases if loss.kind == "rows" else point_cases)(loss, dtype, rng)
 
 
 @functools.cache
@@ -86,7 +102,7 @@ def computed(isa: str) -> dict[tuple[str, str], Any]:
     keys = [(name, dtype) for name in NAMES for dtype in DTYPES]
     done = subprocess.run(
         [sys.executable, "-P", "-c", WORKER],
-        input=pickle.dumps([tuple(case) for key in keys for case in cases(*key)]),
+        input=pickle.dumps([case.arguments() for key in keys for case in cases(*key)]),
         env={**os.environ, "FASTLOSS_ISA": isa},
         capture_output=True,
         check=False,
@@ -174,14 +190,17 @@ def judged(isa: str, name: str, dtype: str) -> Iterator[Judged]:
             if want is None:
                 continue
             checked, exact = want
-            value, grad, hess = (r[i] for r in result)
-            spread, apart = rounding(case, i) if wide else (0.0, [0.0])
+            value, grad, *hess = (r[i] for r in result)
+            spread, apart = rounding(case, i) if wide else (0.0, [0.0, 0.0])
             numbers = [("loss", 0, value, exact.loss, exact.loss_scale, bounds[0] + spread)]
             for j, k in enumerate(checked):
-                g, h = (grad[k], hess[k]) if wide else (grad, hess)
+                g, *h = (x[k] if np.ndim(x) else x for x in (grad, *hess))
                 numbers += [
                     ("grad", k, g, exact.grad[j], exact.grad_scale[j], bounds[1] + apart[k]),
-                    ("hess", k, h, exact.hess[j], exact.hess_scale[j], bounds[2] + apart[k]),
+                    *(
+                        ("hess", k, x, exact.hess[j], exact.hess_scale[j], bounds[2] + apart[k])
+                        for x in h
+                    ),
                 ]
             for what, k, got, right, scale, bound in numbers:
                 error = oracle.ulps(got, right, scale, relative=wide)
