@@ -204,7 +204,7 @@ class Call:
             raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
         extent = array.itemsize
         for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-            if n > 1 and stride < extent:
+            if n > 1 and stride < extent and array.size:
                 raise self.fail(ValueError, "out", "its elements overlap each other")
             extent += stride * (n - 1)
         for name, x in inputs.items():

@@ -20,7 +20,7 @@ _SERIES = [1 / math.factorial(k) for k in range(3, 16, 2)]
 
 def _exp_less_tangent(x: Array, expm1: Array) -> Array:
     """e^x - 1 - x, which is not negative: cosh x - 1 + sinh x - x where the difference cancels."""
-    square = x * x
+    square: Array = x * x
     series = square * _SERIES[-1]
     for c in _SERIES[-2:0:-1]:
         series += c
@@ -33,7 +33,7 @@ def _exp_less_tangent(x: Array, expm1: Array) -> Array:
     cosh *= expm1
     cosh *= 0.5
     series += cosh
-    difference = np.subtract(expm1, x, out=cosh)
+    difference: Array = np.subtract(expm1, x, out=cosh)
     np.copyto(difference, series, where=np.abs(x) < 0.5)
     return difference
 

@@ -53,7 +53,7 @@ def _contrastive_terms(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> Any:
     d = _distance(m, x1, x2)
     if y == 1 or d >= margin:
         return None, None
-    slope = m.maximum(1, margin / d) * m.abs(x1 - x2)
+    slope = m.abs(x1 - x2) * m.maximum(1, margin / d)
     return (margin - d) * m.maximum(margin, d), (slope, slope)
 
 
@@ -214,7 +214,7 @@ def _triplet_terms(
     near, far = _triplet_sides(m, a, pos, neg, p, eps, swap, squared)
     # No slope of a norm is above 1; those of squares grow with the distance.
     slope = 2 * m.sqrt(m.maximum(near, far)) if squared else 1
-    slopes = slope + 0 * m.abs(a)
+    slopes = 0 * a + slope
     return m.maximum(margin, m.maximum(near, far)), (slopes, slopes, slopes)
 
 
@@ -307,7 +307,8 @@ def _cosines(x: Array, y: Array, eps: float) -> tuple[Array, Array, list[Array]]
         rests.append(np.where(size == 0, 1, (eps * inverse) ** 2))  # 1 less the new square
     e = x - y
     # The difference 1 - cosine would lose all of it where the rows are nearly parallel.
-    return dots(x, y), (dots(e, e) + rests[0] + rests[1]) / 2, inverses
+    distance = (dots(e, e) + rests[0] + rests[1]) / 2
+    return np.where(distance < 0.5, 1 - distance, dots(x, y)), distance, inverses
 
 
 def _cosine_slopes(
@@ -349,10 +350,10 @@ def _cosine_terms(m: Any, x1: Any, x2: Any, eps: Any = EPS**2) -> Any:
     """The terms of the cosine, of 1 less it, and of the gradients, which the norms divide."""
     a, b = m.sqrt(m.sum(x1 * x1) + eps), m.sqrt(m.sum(x2 * x2) + eps)
     u, v = m.abs(x1) / a, m.abs(x2) / b
-    apart = m.sqrt(2 * (1 - _naive_cosine(m, x1, x2, eps)))
+    apart = m.sqrt(m.maximum(2 * (1 - _naive_cosine(m, x1, x2, eps)), 2.0**-104))
     products = m.sum(u * v)
-    slopes = (v + products * u) / a, (u + products * v) / b
-    return products, apart + 2.0**-52, slopes
+    slopes = (v + u * products) / a, (u + v * products) / b
+    return products, apart, slopes
 
 
 def _cosine_embedding_naive(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> Any:
@@ -372,6 +373,7 @@ def _cosine_embedding_terms(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> An
     inputs=("x1", "x2"),
     naive=_cosine_embedding_naive,
     terms=_cosine_embedding_terms,
+    ulp=(4, 6, 0),
     torch=Elsewhere("cosine_embedding_loss"),
 )
 def cosine_embedding_loss(
@@ -441,6 +443,7 @@ def _cosine_distance_terms(m: Any, x1: Any, x2: Any) -> Any:
     inputs=("x1", "x2"),
     naive=lambda m, x1, x2: 1 - _naive_cosine(m, x1, x2, 0),
     terms=_cosine_distance_terms,
+    ulp=(4, 6, 0),
 )
 def cosine_distance_loss(
     run: Vectors,
