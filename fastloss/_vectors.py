@@ -1,8 +1,8 @@
 """The gate of losses whose sample is a row of each of several inputs, with a gradient for each.
 
 A loss is a function of a block of rows, `block(scale, *inputs, *knobs)`. The inputs come as float64
-copies that it may overwrite, `scale` has a factor per row for the gradients, or is None when they
-are not asked for; it returns the loss of each row and the gradients. Blocks stay in the cache, so
+copies that it may overwrite, `scale` has a factor of the gradients per row, or one for all, or is
+None when they are not asked for; it returns the loss of each row and the gradients. Blocks stay in the cache, so
 no input is copied whole, whatever its layout.
 """
 
@@ -211,7 +211,7 @@ class Vectors(_Pickles):
         for where in call.blocks():
             shape = call.pred[where].shape[:-1]
             rows = math.prod(shape)
-            weight = np.ones(rows) if weights is None else weights[where].ravel()
+            weight = np.ones(1) if weights is None else weights[where].ravel()
             masked = None if weights is None else weight == 0
             copies = []
             for name, x in call.inputs.items():

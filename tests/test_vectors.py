@@ -100,8 +100,10 @@ def test_numbers_are_within_the_declared_bounds(loss, features, dtype):
         given = samples(loss, features, dtype, rng)
         values, grads = loss.value_and_grad(**given, reduction="none", **knobs)
         bounds = loss.bounds(**knobs)
-        for i in rng.choice(len(values), 6 if features == 40 else 15, replace=False):
+        for i in rng.choice(len(values), 3 if features == 40 else 12, replace=False):
             row = {name: x[i] for name, x in given.items()}
+            if len({row[name].tobytes() for name in loss.inputs}) < len(loss.inputs):
+                continue  # the plain formula has no gradient where rows coincide
             (value, unit), slopes = exact(loss, row, knobs)
             assert ulps(values[i], value, unit * own) <= bounds[0], (knobs, row)
             for grad, (name, want) in zip(grads, slopes.items(), strict=True):
@@ -117,7 +119,9 @@ def test_rows_that_are_nearly_parallel_or_close_keep_their_digits():
     got = fl.cosine_distance_loss(x, y, reduction="none")
     assert_allclose(got, want, 1e-15)
     with_eps = fl.cosine_embedding_loss(x, y, np.ones(4), reduction="none")
-    assert_allclose(with_eps, np.add(want, [1e-12, 1e-12, 1e-12, 0.625e-12]), 1e-14)
+    for a, b, value in zip(x, y, with_eps, strict=True):
+        (exactly, _), _ = exact(fl.cosine_embedding_loss, {"x1": a, "x2": b, "target": 1.0}, {})
+        assert ulps(value, exactly) <= 4
     for log_var in (1e-3, -1e-8, 1e-15, 1e-100, -0.4999, 0.4999, 0.5, -0.5, 3.0, -30.0):
         close = fl.elbo_loss([[1.0]], [[1.0]], [[0.0]], [[log_var]], likelihood="gaussian")
         with mp.workprec(2400):
