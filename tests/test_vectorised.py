@@ -1,0 +1,87 @@
+"""Every loss's loop is made of vector instructions of the module's full width.
+
+A compiler gives up without a word: above ten pointers, at a load under a condition, at a call. So
+the machine code is read, where binutils are there to read it: of the loops in a block function,
+one per result asked for, dtype and variant, so many must have packed arithmetic.
+"""
+
+import platform
+import re
+import shutil
+import subprocess
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import fastloss as fl
+
+WIDTH = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
+ARITHMETIC = r"\bv?(?:add|sub|mul|div|max|min|sqrt|cmp\w*|and|andn|fn?m(?:add|sub)\d+)"
+
+KERNELS = Path(__file__).resolve().parent.parent / "fastloss" / "kernels"
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("objdump") is None or platform.machine() not in ("x86_64", "AMD64"),
+    reason="no objdump, or not the instructions that this test reads",
+)
+
+
+@cache
+def functions(isa):
+    """The instructions of each function, as (address, text)."""
+    module = import_module(f"fastloss.kernels.{isa}")
+    command = ["objdump", "-d", "--no-show-raw-insn", "--section=.text", module.__file__]
+    listing = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = {}
+    for block in re.split(r"\n\n(?=[0-9a-f]+ <)", listing):
+        name = re.match(r"\s*[0-9a-f]+ <(\S+)>:", block)
+        if name:
+            lines = re.findall(r"^\s*([0-9a-f]+):\t(.*)$", block, re.M)
+            found[name[1]] = [(int(at, 16), text) for at, text in lines]
+    return module, found
+
+
+def loops(instructions):
+    """The text of the innermost loops: from a jump's target to the jump, if that is backwards."""
+    begin, end = instructions[0][0], instructions[-1][0]
+    spans = []
+    for at, text in instructions:
+        jump = re.match(r"j\w+\s+([0-9a-f]+)", text)
+        if jump and begin <= int(jump[1], 16) <= at <= end:
+            spans.append((int(jump[1], 16), at))
+    inner = {
+        (a, b)
+        for a, b in spans
+        if not any((a, b) != (c, d) and a <= c and d <= b for c, d in spans)
+    }
+    return ["\n".join(text for at, text in instructions if a <= at <= b) for a, b in inner]
+
+
+@cache
+def variants():
+    """How many loops for each dtype and result each block function has in the source."""
+    source = "".join(path.read_text() for path in KERNELS.glob("*.pxi"))
+    bodies = re.findall(r"^cdef void (\w+)\(fl_elements\* b\).*:\n((?:(?: .*)?\n)+)", source, re.M)
+    return {name: len(re.findall(r"\bMAP(?:_FLUSHED)?\(", body)) for name, body in bodies}
+
+
+@pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if isa in WIDTH])
+def test_every_loop_of_a_block_function_is_vectorised(isa):
+    module, found = functions(isa)
+    missing = {}
+    for name in module.BLOCKS:
+        symbol = f"__pyx_f_8fastloss_7kernels_{len(isa)}{isa}_{name}"
+        of_loops = [
+            text
+            for key in found
+            if key == symbol or key.startswith(symbol + ".")  # gcc's clones
+            for text in loops(found[key])
+        ]
+        for letter in "sd":
+            vector = rf"{ARITHMETIC}p{letter}\s.*%{WIDTH[isa]}"
+            full = sum(bool(re.search(vector, text)) for text in of_loops)
+            if not full >= 3 * variants()[name] > 0:
+                missing[name, letter] = f"{full} of {3 * variants()[name]} loops"
+    assert not missing
