@@ -2,8 +2,8 @@
 
 A loss is a function of a block of rows, `block(scale, *inputs, *knobs)`. The inputs come as float64
 copies that it may overwrite, `scale` has a factor of the gradients per row, or one for all, or is
-None when they are not asked for; it returns the loss of each row and the gradients. Blocks stay in the cache, so
-no input is copied whole, whatever its layout.
+None when they are not asked for; it returns the loss of each row and the gradients. Blocks stay in
+the cache, so no input is copied whole, whatever its layout.
 """
 
 from __future__ import annotations
