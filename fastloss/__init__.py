@@ -29,6 +29,13 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
+from fastloss.distributions import elbo_loss
+from fastloss.embedding import (
+    contrastive_loss,
+    cosine_distance_loss,
+    cosine_embedding_loss,
+    triplet_margin_loss,
+)
 from fastloss.likelihoods import (
     gaussian_nll_loss,
     gaussian_nll_with_log_var_loss,
@@ -86,7 +93,11 @@ __all__ = [
     "check_gradient",
     "class_weights",
     "clip_grad_norm",
+    "contrastive_loss",
+    "cosine_distance_loss",
+    "cosine_embedding_loss",
     "cross_entropy",
+    "elbo_loss",
     "epsilon_insensitive_loss",
     "expectile_loss",
     "exponential_loss",
@@ -130,6 +141,7 @@ __all__ = [
     "squared_hinge_loss",
     "student_t_nll_loss",
     "threads",
+    "triplet_margin_loss",
     "tweedie_loss",
     "weighted_sum",
 ]

@@ -138,8 +138,17 @@ class Call:
         """Whether the sum of the weights is asked for."""
         return self.gate.results == "" or (reduction == "mean" and normalizer is None)
 
+    def like(self, result: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """The shape and the dtype of a result."""
+        return self.shape if result == "l" else self.pred.shape, self.dtype
+
     def outputs(
-        self, results: str, out: Any, reduction: str, inputs: dict[str, Any], over: dict[str, str]
+        self,
+        results: Sequence[str],
+        out: Any,
+        reduction: str,
+        inputs: dict[str, Any],
+        over: dict[str, str],
     ) -> dict[str, Array | None]:
         """The arrays to write, by result; None for a loss that is reduced.
 
@@ -160,7 +169,7 @@ class Call:
             given = (out,) if results == "g" else (None, out)
         arrays: dict[str, Array | None] = {}
         for result, array in zip(results, given, strict=True):
-            shape = self.shape if result == "l" else self.pred.shape
+            shape, dtype = self.like(result)
             if result == "l" and reduction != "none":
                 if array is not None:
                     raise self.fail(
@@ -168,7 +177,7 @@ class Call:
                     )
                 arrays[result] = None
             elif array is None:
-                arrays[result] = np.empty(shape, self.dtype)
+                arrays[result] = np.empty(shape, dtype)
             else:
                 self.check_out(array, shape, result, inputs, over)
                 for other in arrays.values():
@@ -195,7 +204,7 @@ class Call:
             raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
         extent = array.itemsize
         for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-            if n > 1 and stride < extent:
+            if n > 1 and stride < extent and array.size:
                 raise self.fail(ValueError, "out", "its elements overlap each other")
             extent += stride * (n - 1)
         for name, x in inputs.items():
@@ -219,6 +228,14 @@ class Call:
             n = self.gate.defaults.get("num_threads") or get_num_threads()
         return n if self.pred.nbytes > SERIAL else 1
 
+    def scale(self, reduction: str, count: float) -> tuple[float, float]:
+        """What the sum of the losses is divided by, and the factor of their gradients."""
+        length = self.shape[0] if self.shape else 1
+        divisor = {"mean": count, "batchmean": length}.get(reduction, 1.0)
+        # No further than the largest number: 0 times inf is nan.
+        largest = np.finfo(np.float32 if self.dtype.itemsize == 4 else np.float64).max
+        return divisor, min(1 / divisor, float(largest)) if divisor else 0.0
+
     def reduce(
         self,
         job: Job,
@@ -230,12 +247,8 @@ class Call:
         check: Any,
     ) -> Any:
         """Runs the job and returns what the method does; `count` is the mean's denominator."""
-        length = self.shape[0] if self.shape else 1
-        divisor = {"mean": count, "batchmean": length}.get(reduction, 1.0)
+        divisor, scale = self.scale(reduction, count)
         written = sum(a.nbytes for a in arrays.values() if a is not None)
-        # No further than the largest number: 0 times inf is nan.
-        largest = np.finfo(np.float32 if self.dtype.itemsize == 4 else np.float64).max
-        scale = min(1 / divisor, float(largest)) if divisor else 0.0
         job.start(driver, scale, written > STREAM)
         run(job, num_threads)
         if job.bad:
@@ -510,24 +523,24 @@ class Pairs(_Pickles, PairsGate):
             checked=checked,
             over={"g": first, "h": second},
             results=self.results.replace("g", "gh"),
-            out=self._flat(call, out),
+            out=_flat(call, self.results, out, 2),
             **common,
         )
         return (found[0], found[1:]) if self.results == "lg" else found
 
-    def _flat(self, call: Call, out: Any) -> Any:
-        """The arrays of `out` in a row, from (g, g), (loss, (g, g)) or ((g, g),)."""
-        results = self.results
-        if out is None or "g" not in results:
-            return out
-        if not isinstance(out, tuple):
-            raise call.fail(TypeError, "out", f"expected a tuple, got {type(out)}")
-        by_result = len(out) == len(results) and not isinstance(out[-1], np.ndarray)
-        gradients = (out[-1] or (None, None)) if by_result else out
-        if not isinstance(gradients, tuple) or len(gradients) != 2:
-            raise call.fail(ValueError, "out", f"expected a tuple of 2 gradients, got {gradients}")
-        loss = out[:-1] if by_result else (None,) * (len(results) - 1)
-        return (*loss, *gradients)
+
+def _flat(call: Call, results: str, out: Any, n: int) -> Any:
+    """The arrays of `out` in a row, from n gradients g: (g, g), (loss, (g, g)) or ((g, g),)."""
+    if out is None or "g" not in results:
+        return out
+    if not isinstance(out, tuple):
+        raise call.fail(TypeError, "out", f"expected a tuple, got {type(out)}")
+    by_result = len(out) == len(results) and not isinstance(out[-1], np.ndarray)
+    gradients = (out[-1] or (None,) * n) if by_result else out
+    if not isinstance(gradients, tuple) or len(gradients) != n:
+        raise call.fail(ValueError, "out", f"expected a tuple of {n} gradients, got {gradients}")
+    loss = out[:-1] if by_result else (None,) * (len(results) - 1)
+    return (*loss, *gradients)
 
 
 class Set(_Pickles):

@@ -81,6 +81,20 @@ class Interval:
         return "finite"
 
 
+@dataclass(frozen=True)
+class Choice:
+    """The words a knob may be: those of its Literal."""
+
+    words: tuple[str, ...]
+
+    def contains(self, x: object) -> bool:
+        """Whether the knob may be x."""
+        return x in self.words
+
+    def __str__(self) -> str:
+        return " or ".join(map(repr, self.words))
+
+
 Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
@@ -125,7 +139,7 @@ class Knob:
     """A loss's own parameter: its default, what it may be, and who reads it."""
 
     default: Any
-    check: Interval | None
+    check: Interval | Choice | None
     optional: bool
     scalar: bool  # passed to the kernel, in the order of the declaration
 
@@ -154,6 +168,16 @@ class Common(TypedDict, total=False):
     num_threads: int | None
 
 
+class VectorsCommon(TypedDict, total=False):
+    """The keyword arguments of every loss of vectors."""
+
+    sample_weight: ArrayLike | None
+    mask: ArrayLike | None
+    reduction: Literal["mean", "batchmean", "sum"]
+    normalizer: float | None
+    out: tuple[Any, ...] | None
+
+
 _COMMON_DOC = {
     "sample_weight": """\
 sample_weight : array_like, optional
@@ -178,6 +202,17 @@ out : ndarray or tuple, optional
     "num_threads": """\
 num_threads : int, optional
     Threads for this call; by default those of `get_num_threads`.""",
+}
+
+_VECTORS_DOC = {
+    "sample_weight": """\
+sample_weight : array_like, optional
+    Multiplies loss and gradients: a scalar, or one per row, or of the rows' leading axes, or of as
+    many axes with 1s. A weight of 0 is a mask. May be negative.""",
+    "out": """\
+out : tuple, optional
+    An array or None per gradient in `grad` and `value_and_grad`; else a tuple with an array, such a
+    tuple of gradients, or None per result of the method. A gradient's may be its input itself.""",
 }
 
 METHODS = {
@@ -219,7 +254,9 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
         if p.kind is not p.KEYWORD_ONLY:
             continue
         members = _members(hints[p.name])
-        check = next((m for m in members if isinstance(m, Interval)), None)
+        words = [m for m in members if typing.get_origin(m) is Literal]
+        check: Interval | Choice | None = Choice(typing.get_args(words[0])) if words else None
+        check = next((m for m in members if isinstance(m, Interval)), check)
         knobs[p.name] = Knob(
             default=p.default,
             check=check,
@@ -244,11 +281,11 @@ class Loss(Generic[P, G]):
     Attributes
     ----------
     name, kind, formula : str
-        The public name; "elementwise", "rows", "pairs" (of inputs, each with a gradient) or "set";
-        the formula in LaTeX.
+        The public name; "elementwise", "rows", "pairs" (of inputs, each with a gradient),
+        "vectors" (a row of each of several inputs is a sample) or "set"; the formula in LaTeX.
     naive : callable
         The textbook formula, ``naive(m, pred, target, **knobs)`` in the functions of a namespace
-        `m` such as `numpy`; of one row for a row loss.
+        `m` such as `numpy`; of one row for a loss of rows or vectors.
     domain : Domain
         The numbers a target may be.
     knobs : dict of str to Knob
@@ -316,7 +353,8 @@ class Loss(Generic[P, G]):
             ]
         )
         doc = inspect.cleandoc(function.__doc__ or "")
-        doc = doc.replace("**common", "\n".join(_COMMON_DOC[name] for name in self.common))
+        shared = _COMMON_DOC | (_VECTORS_DOC if self.kind == "vectors" else {})
+        doc = doc.replace("**common", "\n".join(shared[name] for name in self.common))
         for method in self._gate.methods:
             results, returns = METHODS[method]
             assert isinstance(function, types.FunctionType)
@@ -414,11 +452,16 @@ class Loss(Generic[P, G]):
     def check_scalar(self, index: int, value: object) -> float:
         """The scalar knob of this index as a float, or the error that says what is wrong."""
         name = [name for name, knob in self.knobs.items() if knob.scalar][index]
-        return self.check_knob(name, value)
+        return float(self.check_knob(name, value))
 
-    def check_knob(self, name: str, value: object) -> float:
-        """The knob of this name as a float, or the error that says what is wrong."""
+    def check_knob(self, name: str, value: object) -> Any:
+        """The knob of this name as a float or a word, or the error that says what is wrong."""
         check = self.knobs[name].check or Interval()
+        if isinstance(check, Choice):
+            if not (isinstance(value, str) and check.contains(value)):
+                kind = ValueError if isinstance(value, str) else TypeError
+                raise kind(f"{self.name}: {name}: expected {check}, got {value!r}")
+            return value
         try:
             number = as_number(value)
         except TypeError:

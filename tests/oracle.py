@@ -287,6 +287,7 @@ def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict
             if isinstance(knob.default, bool):
                 values[name] = [False, True]
             values[name] += [None] if knob.optional else []
+            values[name] += getattr(knob.check, "words", ())
         elif name.endswith("_weight"):
             spread = [rng.uniform(0.1, 3, classes), np.arange(classes) % 3.0]
             values[name] = spread if classes else [0.0, 0.3, 1.0, 37.0]

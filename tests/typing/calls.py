@@ -45,6 +45,17 @@ assert_type(fl.cross_entropy.normalizer(x, labels, sample_weight=weight, ignore_
 assert_type(fl.mse_loss([1.0, 2.0], [1, 2], sample_weight=2, mask=[True, False]), float)
 assert_type(fl.mse_loss(1.0, 2), float)
 
+# Losses of vectors have a gradient per input.
+row = np.ones(4)
+assert_type(fl.contrastive_loss(x, y, row, margin=2.0), float)
+assert_type(fl.contrastive_loss(x, y, row, reduction="none"), NDArray[Any])
+assert_type(fl.cosine_distance_loss.grad(x, y, out=(x, None)), tuple[NDArray[Any], NDArray[Any]])
+assert_type(
+    fl.triplet_margin_loss.value_and_grad(x, y, x, swap=True),
+    tuple[float, tuple[NDArray[Any], NDArray[Any], NDArray[Any]]],
+)
+assert_type(fl.elbo_loss.normalizer(x, y, x, x, likelihood="gaussian", mask=row > 0), float)
+
 # A bound loss is a loss.
 bound = fl.huber_loss.bind(delta=2.0, reduction="sum", num_threads=1)
 assert_type(bound(x, y), float)
