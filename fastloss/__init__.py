@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import (
+    asymmetric_loss,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     exponential_loss,
@@ -72,6 +73,7 @@ __all__ = [
     "LossMeter",
     "WeightedSum",
     "absolute_percentage_error_loss",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cauchy_loss",

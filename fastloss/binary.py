@@ -226,6 +226,91 @@ def sigmoid_focal_loss(
     return run(pred, target, (gamma, alpha), **common)
 
 
+def _asymmetric(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, clip: Any) -> Any:
+    p = 1 / (1 + m.exp(-z))
+    q = m.where(p > clip, p - clip, 0 * p + 0.5)
+    negative = m.where(p > clip, -(q**gamma_neg) * m.log(1 - q), 0 * p)
+    return m.where(y == 1, -((1 - p) ** gamma_pos) * m.log(p), negative)
+
+
+def _asymmetric_terms(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, clip: Any) -> Any:
+    if y == 1 or clip == 0:
+        return _focal_terms(m, z, y, gamma_pos if y == 1 else gamma_neg, None)
+    p = 1 / (1 + m.exp(-z))
+    if p <= clip:
+        return None, None, None
+    # Next to the clip all is relative to the clip's logit, which z is compared with.
+    q, n = p - clip, 1 - p + clip
+    lost = m.maximum(1, m.abs(m.log(clip / (1 - clip))) * clip * (1 - p) / q)
+    scale, log, v = lost * q**gamma_neg, -m.log(n), p * (1 - p)
+    slope, by_power = v / n, gamma_neg * v * log / q
+    largest = m.maximum(m.maximum(gamma_neg, 1) * by_power, 2 * gamma_neg * slope) * v / q
+    largest = m.maximum(largest, slope * m.maximum((1 - p) ** 2, clip) / n)
+    return scale * log, scale * (by_power + slope), scale * m.maximum(largest, by_power)
+
+
+@loss(
+    Elementwise,
+    kernels.asymmetric,
+    target=BINARY,
+    formula=r"-(1 - p)^{\gamma_+} \log p \text{ if } y = 1 \text{ else } "
+    r"-p_m^{\gamma_-} \log(1 - p_m), \quad p_m = \max(p - c, 0)",
+    naive=_asymmetric,
+    terms=_asymmetric_terms,
+    ulp=(
+        lambda knobs: 6 + 3 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+        lambda knobs: 6 + 3 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+        lambda knobs: 16 + 4 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+    ),
+)
+def asymmetric_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    gamma_neg: NonNegative = 4.0,
+    gamma_pos: NonNegative = 1.0,
+    clip: Fraction = 0.05,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Asymmetric loss of logits z and binary targets y, for many labels of which few hold.
+
+    .. math:: -(1 - p)^{\gamma_+} \log p \text{ if } y = 1 \text{ else }
+              -p_m^{\gamma_-} \log(1 - p_m), \quad p_m = \max(p - c, 0),\ p = \sigma(z)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are 0 or 1.
+    gamma_neg, gamma_pos : float, optional
+        How much easy negatives and easy positives are neglected, as in `sigmoid_focal_loss`.
+    clip : float, optional
+        The probability c to which a negative costs nothing; 0 with equal gammas is focal loss.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than 0 and 1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    T. Ridnik and others, Asymmetric loss for multi-label classification, 2021. Their code sums over
+    all, and may leave the derivative of the powers out; this is the whole gradient, as their
+    text has it. Not convex: the Hessian may be negative. At p = c all is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.asymmetric_loss([0.0, 0.0, -4.0], [0, 1, 0], reduction="none").round(6)
+    array([0.024515, 0.346574, 0.      ])
+    >>> fl.asymmetric_loss.grad([0.0, 0.0, -4.0], [0, 1, 0], reduction="none").round(6)
+    array([ 0.073117, -0.423287,  0.      ])
+    """
+    return run(pred, target, (gamma_neg, gamma_pos, clip), **common)
+
+
 @loss(
     Elementwise,
     kernels.soft_margin,

@@ -40,6 +40,7 @@ KNOBS = {
     "absolute_percentage_error_loss": [{"floor": 0.5}],
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
+    "asymmetric_loss": [{"gamma_neg": 1.5, "gamma_pos": 0.3}, {"gamma_neg": 2, "clip": 0}],
     "hinge_embedding_loss": [{"margin": 0.3}],
     "poisson_nll_loss": [{"full": True}],
     "negative_binomial_nll_loss": [{"alpha": 0.3}],

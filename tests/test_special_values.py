@@ -224,6 +224,20 @@ def test_a_confident_focal_loss_vanishes(dtype):
         assert not array.any()
 
 
+@infinities
+def test_asymmetric_loss_at_its_ends(dtype):
+    pred = np.array([inf, -inf, inf, -inf, -80, np.log(0.05 / 0.95) - 1e-6], dtype)
+    target = np.array([1, 1, 0, 0, 0, 0], dtype)
+    value, grad, hess = fl.asymmetric_loss.value_grad_hess(pred, target, reduction="none")
+    assert_allclose(value, [0, inf, -(0.95**4) * np.log(0.05), 0, 0, 0], 1e-6)
+    assert_array_equal(grad, [0, -1, 0, 0, 0, 0])
+    assert not hess.any()
+    certain, _, _ = fl.asymmetric_loss.value_grad_hess([30.0], [1], gamma_pos=0, reduction="none")
+    assert_allclose(certain, np.exp(-30.0), 1e-12)
+    nothing = fl.asymmetric_loss.value_grad_hess(pred, np.zeros(6), clip=1, reduction="none")
+    assert not np.any(nothing)
+
+
 # Rows
 
 every_width = pytest.mark.parametrize("classes", [2, 3, 10, 65, 5000])

@@ -24,6 +24,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
     double fl_log1p_unit_f64(double)
+    float fl_log_pair_f32(float, float, float*)
+    double fl_log_pair_f64(double, double, double*)
     float fl_log_sum_f32(float, float)
     double fl_log_sum_f64(double, double)
     float fl_log_f32(float)
@@ -119,6 +121,14 @@ cdef inline T log1p_unit(T u) noexcept nogil:
         return fl_log1p_unit_f32(u)
     else:
         return fl_log1p_unit_f64(u)
+
+
+cdef inline T log_pair(T m, T c, T* low) noexcept nogil:
+    # log(m + c), and in low what its rounding lost.
+    if T is float:
+        return fl_log_pair_f32(m, c, low)
+    else:
+        return fl_log_pair_f64(m, c, low)
 
 
 cdef inline T log_sum(T m, T c) noexcept nogil:
