@@ -79,11 +79,13 @@ class Case:
         pred = 3 * rng.standard_normal(self.shape, self.dtype)
         if self.loss.kind == "rows":
             return pred, rng.integers(0, self.shape[-1], self.shape[:-1])
-        if self.loss.pred.high < np.inf:
+        if self.loss.pred.low > -np.inf:
             pred = rng.random(self.shape, self.dtype)  # of probabilities
         low, high = map(pred.dtype.type, (self.loss.domain.low, self.loss.domain.high))
         target = 3 * rng.standard_normal(self.shape, self.dtype)
-        return pred, np.where(target > 0, high, low) if high < np.inf else np.maximum(target, low)
+        return pred, np.where(target > 0, high, low) if high < np.inf else np.maximum(
+            target, max(low, 0)
+        )
 
     def calls(self) -> dict[str, Call]:
         """All contenders, their results found equal."""

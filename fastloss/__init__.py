@@ -30,6 +30,7 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
+from fastloss.distributions import kl_div
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -48,10 +49,12 @@ from fastloss.regression import (
     l1_loss,
     log_cosh_loss,
     mse_loss,
+    multi_quantile_loss,
     pseudo_huber_loss,
     quantile_loss,
     smooth_l1_loss,
     squared_epsilon_insensitive_loss,
+    squared_log_error_loss,
 )
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
@@ -95,6 +98,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "kernels",
+    "kl_div",
     "l1_loss",
     "log_cosh_loss",
     "log_sigmoid",
@@ -103,6 +107,7 @@ __all__ = [
     "losses",
     "modified_huber_loss",
     "mse_loss",
+    "multi_quantile_loss",
     "negative_binomial_nll_loss",
     "perceptron_loss",
     "poisson_nll_loss",
@@ -120,6 +125,7 @@ __all__ = [
     "softplus",
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
+    "squared_log_error_loss",
     "threads",
     "tweedie_loss",
     "weighted_sum",

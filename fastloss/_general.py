@@ -268,18 +268,23 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif name in ("axis", "ignore_index"):
             done[name] = _integer(loss, name, value)
         else:
-            done[name] = np.array(_per_class(loss.name, name, value))
+            done[name] = np.array(_per_class(loss, name, value))
             done[name].flags.writeable = False
     return done
 
 
-def _per_class(loss: str, name: str, x: Any) -> Array:
-    """A knob of one number per class, or for all: none negative."""
-    a = array(loss, name, x)
+def _per_class(loss: Any, name: str, x: Any) -> Array:
+    """A knob of one number per class, or for all, each in its domain."""
+    a = array(loss.name, name, x)
     if a.ndim > 1:
-        raise ValueError(f"{loss}: {name}: expected a number or one axis, got shape {a.shape}")
-    if a.size and not (a >= 0).all():
-        raise ValueError(f"{loss}: {name}: expected numbers >= 0, got {a.min()}")
+        raise ValueError(f"{loss.name}: {name}: expected a number or one axis, got shape {a.shape}")
+    domain = loss.knobs[name].each
+    bad = ~domain.contains(a) | (a != a)
+    if bad.any():
+        index = f"[{bad.argmax()}]" if a.ndim else ""
+        raise ValueError(
+            f"{loss.name}: {name}: expected numbers in {domain}, got {name}{index} = {a[bad][0]}"
+        )
     return a
 
 
@@ -360,7 +365,7 @@ class Elementwise(_Pickles, ElementwiseGate):
             self.per_class_name(): per_class,
         }
         arrays = call.outputs(out, reduction, inputs)
-        domain = self.loss.domain
+        domain = self.loss.domain_at(knobs)
         bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
         job = Job(
             wide=call.dtype.itemsize == 8,
@@ -369,7 +374,7 @@ class Elementwise(_Pickles, ElementwiseGate):
             knobs=knobs,
             size=call.pred.size,
             extra_value=extra_value,
-            domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
+            domain=(domain.low, domain.high, domain.ends_only, domain.open) if bounded else None,
         )
         axes = call.order(None)
         operands = {
@@ -388,7 +393,7 @@ class Elementwise(_Pickles, ElementwiseGate):
 
         def check() -> None:
             def outside(y: Any) -> Any:
-                return ~domain.contains(y)
+                return ~domain.contains(y.astype(call.dtype))  # as the kernel sees it
 
             index, value = call.first_bad(call.target, outside, weight, keep)
             raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
@@ -413,11 +418,15 @@ class Elementwise(_Pickles, ElementwiseGate):
         """The knob that is an array along the last axis, if the loss has one."""
         return next((k for k, knob in self.loss.knobs.items() if knob.check is None), "per_class")
 
+    def operand(self, a: Array) -> Array:
+        """What the kernel reads of that knob."""
+        return a
+
     def _per_class(self, call: Call, x: Any) -> tuple[Array | None, float]:
-        if x is None:
-            return None, 1.0
         name = self.per_class_name()
-        a = _per_class(call.name, name, x)
+        if x is None and (name not in self.loss.knobs or self.loss.knobs[name].optional):
+            return None, 1.0
+        a = self.operand(_per_class(self.loss, name, x))
         if a.ndim == 0:
             return None, float(a)
         if not call.shape or a.shape != call.shape[-1:]:
@@ -427,6 +436,33 @@ class Elementwise(_Pickles, ElementwiseGate):
                 f"expected a number or the last axis of {call.shape}, got shape {a.shape}",
             )
         return np.broadcast_to(a, call.shape), 1.0
+
+
+class Quantiles(Elementwise):
+    """Losses of predictions along the last axis, a quantile each, and one target for all of them.
+
+    Of a single quantile, a number, they are elementwise.
+    """
+
+    def general(
+        self, pred: Any, target: Any, knobs: tuple[float, ...], *, per_class: Any, **options: Any
+    ) -> Any:
+        """Do a call of any kind."""
+        name = self.loss.name
+        levels = _per_class(self.loss, self.per_class_name(), per_class)
+        if levels.ndim:
+            pred, target = array(name, "pred", pred), array(name, "target", target)
+            if not pred.ndim or target.shape != pred.shape[:-1]:
+                raise ValueError(
+                    f"{name}: target: expected shape {pred.shape[:-1]}, one for the "
+                    f"{len(levels)} quantiles of pred's {pred.shape}, got {target.shape}"
+                )
+            target = np.broadcast_to(target[..., None], pred.shape)
+        return super().general(pred, target, knobs, per_class=levels, **options)
+
+    def operand(self, a: Array) -> Array:
+        """The level q, or where that is above 1/2 minus what is left: the digits of both."""
+        return np.where(a <= 0.5, a, -(1.0 - a))
 
 
 class Rows(_Pickles, RowsGate):
@@ -592,7 +628,7 @@ class Rows(_Pickles, RowsGate):
         if x is None:
             return None
         name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
-        a = _per_class(call.name, name, x)
+        a = _per_class(self.loss, name, x)
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a

@@ -79,30 +79,35 @@ Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
-PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last or the class axis
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The numbers an input may be: [low, high], or the two ends alone. nan is let through."""
+    """The numbers an input may be: [low, high], or the two ends alone. nan is let through.
+
+    `open`: low itself is not one of them. `unless`: the flag that lifts the limits.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     ends_only: bool = False
     label: str = ""
+    open: bool = False
+    unless: str = ""
 
     def contains(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Elementwise, whether x may be a target."""
         x = np.asarray(x)
         inside = (x == self.low) | (x == self.high) if self.ends_only else None
         if inside is None:
-            inside = (x >= self.low) & (x <= self.high)
+            inside = ((x > self.low) if self.open else (x >= self.low)) & (x <= self.high)
         return np.asarray(inside | (x != x))
 
     def __str__(self) -> str:
         if self.label:
             return self.label
-        return ("{%g, %g}" if self.ends_only else "[%g, %g]") % (self.low, self.high)
+        ends = "{%g, %g}" if self.ends_only else "(%g, %g]" if self.open else "[%g, %g]"
+        return ends % (self.low, self.high)
 
 
 REAL = Domain(label="real")
@@ -112,6 +117,9 @@ COUNTS = Domain(0)
 SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
 LABELS = Domain(label="class labels")
+# Knobs that are arrays along the last or the class axis, and what their numbers may be.
+PerClass = Annotated[ArrayLike | None, COUNTS]
+Levels = Annotated[ArrayLike, UNIT]
 
 
 @dataclass(frozen=True)
@@ -122,6 +130,7 @@ class Knob:
     check: Interval | None
     optional: bool
     scalar: bool  # passed to the kernel, in the order of the declaration
+    each: Domain | None = None  # what the numbers of an array may be
 
 
 @dataclass(frozen=True)
@@ -213,6 +222,7 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
             check=check,
             optional=type(None) in members,
             scalar=check is not None and p.name not in options,
+            each=next((m for m in members if isinstance(m, Domain)), None),
         )
     return knobs
 
@@ -398,10 +408,18 @@ class Loss(Generic[P]):
             f"{', '.join([*self.knobs, *_COMMON])}"
         )
 
+    def scalars(self) -> list[str]:
+        """The names of the knobs that are passed to the kernel, in their order."""
+        return [name for name, knob in self.knobs.items() if knob.scalar]
+
+    def domain_at(self, scalars: Sequence[float]) -> Domain:
+        """The numbers a target may be, at these scalar knobs."""
+        unless = self.domain.unless
+        return REAL if unless and scalars[self.scalars().index(unless)] else self.domain
+
     def check_scalar(self, index: int, value: object) -> float:
         """The scalar knob of this index as a float, or the error that says what is wrong."""
-        name = [name for name, knob in self.knobs.items() if knob.scalar][index]
-        return self.check_knob(name, value)
+        return self.check_knob(self.scalars()[index], value)
 
     def check_knob(self, name: str, value: object) -> float:
         """The knob of this name as a float, or the error that says what is wrong."""

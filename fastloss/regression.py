@@ -7,12 +7,14 @@ from typing import Any, Unpack
 from numpy.typing import ArrayLike
 
 from fastloss import kernels
-from fastloss._general import Elementwise
+from fastloss._general import Elementwise, Quantiles
 from fastloss._loss import (
     REAL,
     Common,
+    Domain,
     Elsewhere,
     Fraction,
+    Levels,
     NonNegative,
     Outputs,
     Positive,
@@ -549,6 +551,63 @@ def quantile_loss(
 
 
 @loss(
+    Quantiles,
+    kernels.multi_quantile,
+    target=REAL,
+    formula=r"\max(q_k (t - p_k), (q_k - 1)(t - p_k))",
+    naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
+)
+def multi_quantile_loss(
+    run: Quantiles,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    q: Levels = 0.5,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""The pinball loss of several quantiles of each target, the mean over all of them.
+
+    .. math:: \max(q_k (t - p_k), (q_k - 1)(t - p_k))
+
+    Parameters
+    ----------
+    pred : array_like
+        Of shape (..., Q), a prediction per quantile; float32 or float64, or integers, which count
+        as float64.
+    target : array_like
+        Of shape (...), one for Q predictions.
+    q : array_like
+        The Q quantiles, in [0, 1]. With a single number, as by default, this is `quantile_loss`,
+        and `target` is of `pred`'s shape.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, quantiles outside [0, 1] (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    A sample is one prediction: with ``reduction="none"`` losses have the shape of `pred`, and a
+    `sample_weight` of shape (n,) weighs the rows. Nothing keeps the quantiles from crossing.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> pred, target = [[0.0, 1.0, 2.0], [1.0, 1.5, 3.0]], [1.0, 3.0]
+    >>> fl.multi_quantile_loss(pred, target, q=[0.25, 0.5, 0.75], reduction="none")
+    array([[0.25, 0.  , 0.25],
+           [0.5 , 0.75, 0.  ]])
+    >>> forecast = fl.multi_quantile_loss.bind(q=[0.25, 0.5, 0.75], reduction="sum")
+    >>> forecast.grad(pred, target)
+    array([[-0.25,  0.  ,  0.25],
+           [-0.25, -0.5 ,  0.  ]])
+    """
+    return run(pred, target, (), q, **common)
+
+
+@loss(
     Elementwise,
     kernels.expectile,
     target=REAL,
@@ -684,6 +743,57 @@ def squared_epsilon_insensitive_loss(
     array([0.  , 2.25])
     """
     return run(pred, target, (epsilon,), **common)
+
+
+@loss(
+    Elementwise,
+    kernels.squared_log_error,
+    pred=Domain(-1, open=True),
+    target=Domain(-1, open=True),
+    formula=r"(\log(1 + p) - \log(1 + t))^2",
+    naive=lambda m, p, t: (m.log(1 + p) - m.log(1 + t)) ** 2,
+    terms=lambda m, p, t: (
+        None,
+        None,
+        2 * m.maximum(1, m.abs(m.log(1 + p) - m.log(1 + t))) / (1 + p) ** 2,
+    ),
+    ulp=(8, 8, 8),
+)
+def squared_log_error_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Squared error of log(1 + p): about the squared ratio, of amounts and counts.
+
+    .. math:: (\log(1 + p) - \log(1 + t))^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are above -1;
+        of a prediction below -1 the loss is nan, of -1 inf.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets not above -1 (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``mean_squared_log_error``, which wants predictions above -1 too. Targets are
+    compared with -1 in the dtype of `pred`. Not convex: the Hessian is negative where 1 + p is more
+    than e times 1 + t.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.squared_log_error_loss([0.0, 9.0], [0.0, 99.0], reduction="none").round(6)
+    array([0.      , 5.301898])
+    >>> fl.squared_log_error_loss.grad([0.0, 9.0], [0.0, 99.0], reduction="none").round(6)
+    array([ 0.      , -0.460517])
+    """
+    return run(pred, target, **common)
 
 
 @loss(

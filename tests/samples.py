@@ -45,6 +45,8 @@ KNOBS = {
     "poisson_nll_loss": [{"full": True}],
     "negative_binomial_nll_loss": [{"alpha": 0.3}],
     "tweedie_loss": [{"power": power} for power in (0, 1, 2, 3.7)],
+    "multi_quantile_loss": [{"q": 0.9}],
+    "kl_div": [{"log_target": True}],
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
@@ -90,7 +92,8 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
         pred = 2 * rng.standard_normal(shape)
     else:  # away from the ends, where differences of a logarithm are coarse
         low, high = loss.pred.low, loss.pred.high
-        pred = low + (high - low) * rng.uniform(0.1, 0.9, shape)
+        width = high - low if high < np.inf else 5
+        pred = low + width * rng.uniform(0.1, 0.9, shape)
     return pred.astype(dtype), target.astype(dtype)
 
 

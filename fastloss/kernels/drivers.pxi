@@ -138,6 +138,8 @@ cdef bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexcept nog
     cdef T low = <T>c.low, high = <T>c.high
     cdef Py_ssize_t i
     cdef int bad = 0
+    if c.open:
+        low = next_above(low)
     if c.ends_only:
         for i in range(n):
             bad |= (y[i] < low) | (y[i] > high) | ((y[i] > low) & (y[i] < high))

@@ -1,7 +1,8 @@
 # One instruction set's module: the losses' mathematics, the drivers that call them, and what the
 # module exports: BLOCKS, {name: address of the loss's block function}, and DRIVERS, the address of
 # its table of drivers.
-from libc.math cimport INFINITY, NAN, fabs, fabsf, floor, sqrt, sqrtf
+from libc.math cimport (
+    INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, nextafter, nextafterf, sqrt, sqrtf)
 from libc.stdint cimport int64_t
 from libc.string cimport memset
 
@@ -15,4 +16,5 @@ include "regression.pxi"
 include "counts.pxi"
 include "binary.pxi"
 include "multiclass.pxi"
+include "distributions.pxi"
 include "drivers.pxi"
