@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
-from fastloss._loss import CLASSES, as_number
+from fastloss._loss import CLASSES, Domain, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -103,6 +103,34 @@ class Call:
                     return ", ".join(str(int(k)) for k in index), values[i]
                 at += len(values)
         return "?", "a value that another thread has changed since"
+
+    def outside(self, domain: Domain, weight: Array | None, mask: Array | None) -> Exception:
+        """The error for a target out of its domain, as the kernel sees it."""
+        index, value = self.first_bad(
+            self.target, lambda y: ~domain.contains(y.astype(self.dtype)), weight, mask
+        )
+        return ValueError(f"{self.name}: target[{index}] = {value} is not in {domain}")
+
+    def not_a_label(
+        self, classes: int, ignored: int | None, weight: Array | None, mask: Array | None
+    ) -> Exception:
+        """The error for a target that is no label."""
+
+        def bad(y: Any) -> Any:
+            return ((y < 0) | (y >= classes)) & (True if ignored is None else y != ignored)
+
+        index, value = self.first_bad(self.target, bad, weight, mask)
+        return ValueError(
+            f"{self.name}: target[{index}] = {value} is not a class label: expected "
+            f"0 <= label < {classes} (labels to skip: ignore_index={value})"
+        )
+
+    def positive(self, weight: Array | None) -> Array:
+        """The weights, none of them negative."""
+        w = np.ones(self.shape) if weight is None else weight.astype(np.float64)
+        if (w < 0).any():
+            raise self.fail(ValueError, "sample_weight", f"expected none below 0, got {w.min()}")
+        return w
 
     def reduction(self, reduction: str | None, normalizer: Any) -> str:
         if reduction is None:
@@ -323,6 +351,7 @@ class Elementwise(_Pickles, ElementwiseGate):
 
     kind: ClassVar[str] = "elementwise"
     options: ClassVar[tuple[str, ...]] = ()
+    constant_options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
 
     def general(
@@ -392,11 +421,7 @@ class Elementwise(_Pickles, ElementwiseGate):
                 job.put(name, a.transpose(axes))
 
         def check() -> None:
-            def outside(y: Any) -> Any:
-                return ~domain.contains(y.astype(call.dtype))  # as the kernel sees it
-
-            index, value = call.first_bad(call.target, outside, weight, keep)
-            raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
+            raise call.outside(domain, weight, keep)
 
         count = float(call.pred.size)
         in_place = "g" in arrays and arrays["g"] is not None and _same(arrays["g"], call.pred)
@@ -413,6 +438,29 @@ class Elementwise(_Pickles, ElementwiseGate):
         if normalizer is not None:
             count = float(normalizer)
         return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
+
+    def constant(self, target: Any, sample_weight: Any, knobs: dict[str, Any]) -> Any:
+        """The constant prediction that minimises the loss."""
+        loss = self.loss
+        knobs = loss.values(_checked(loss, knobs))
+        call = Call(self, target, target, None)
+        w = call.positive(call.weight("sample_weight", sample_weight))
+        keep = w != 0
+        domain = loss.domain_at([knobs[name] for name in loss.scalars()])
+        if not domain.contains(call.target[keep].astype(call.dtype)).all():
+            raise call.outside(domain, w, None)
+        for name in knobs:
+            if name == self.per_class_name():
+                knobs[name] = self.along(call, name, knobs[name], keep)
+        t, w = call.target[keep].astype(np.float64), w[keep]
+        if not t.size or np.isnan(t).any() or np.isnan(w).any():
+            return math.nan
+        return loss.constant(loss, t, w, **knobs)
+
+    def along(self, call: Call, name: str, x: Any, keep: Array) -> Any:
+        """A knob of one number per column, for each target that is kept."""
+        extra, number = self._per_class(call, x)
+        return number if extra is None else extra[keep]
 
     def per_class_name(self) -> str:
         """The knob that is an array along the last axis, if the loss has one."""
@@ -460,6 +508,10 @@ class Quantiles(Elementwise):
             target = np.broadcast_to(target[..., None], pred.shape)
         return super().general(pred, target, knobs, per_class=levels, **options)
 
+    def along(self, call: Call, name: str, x: Any, keep: Array) -> Any:
+        """The levels."""
+        return _per_class(self.loss, name, x)
+
     def operand(self, a: Array) -> Array:
         """The level q, or where that is above 1/2 minus what is left: the digits of both."""
         return np.where(a <= 0.5, a, -(1.0 - a))
@@ -470,6 +522,7 @@ class Rows(_Pickles, RowsGate):
 
     kind: ClassVar[str] = "rows"
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
+    constant_options: ClassVar[tuple[str, ...]] = ("n_classes",)
     checked = staticmethod(_checked)
 
     def general(
@@ -556,16 +609,7 @@ class Rows(_Pickles, RowsGate):
             job.put("extra", weights)
 
         def check() -> None:
-            def bad(y: Any) -> Any:
-                return ((y < 0) | (y >= classes)) & (
-                    True if ignore_index is None else y != ignore_index
-                )
-
-            index, value = call.first_bad(call.target, bad, weight, keep)
-            raise ValueError(
-                f"{call.name}: target[{index}] = {value} is not a class label: expected "
-                f"0 <= label < {classes} (labels to skip: ignore_index={value})"
-            )
+            raise call.not_a_label(classes, ignore_index, weight, keep)
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
@@ -582,6 +626,52 @@ class Rows(_Pickles, RowsGate):
         if weights is not None and not counted:
             job.put("extra", weights)
         return call.reduce(job, "rows", reduction, count, arrays, threads, check)
+
+    def constant(self, target: Any, sample_weight: Any, knobs: dict[str, Any]) -> Any:
+        """The constant prediction that minimises the loss."""
+        loss = self.loss
+        knobs = dict(knobs)
+        classes = knobs.pop("n_classes", None)
+        knobs = loss.values(_checked(loss, knobs))
+        axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
+        target = array(loss.name, "target", target)
+        soft = target.dtype.kind == "f"
+        if soft and (loss.domain is not CLASSES or not -target.ndim <= axis < target.ndim):
+            raise TypeError(f"{loss.name}: target: expected {loss.domain}, got {target.dtype}")
+        if soft and ignored is not None:
+            raise ValueError(
+                f"{loss.name}: ignore_index: needs labels, got class probabilities; use a weight"
+            )
+        # To a call the labels are predictions: it lays the weights over their shape.
+        call = Call(self, target, target, axis % target.ndim if soft else None)
+        w = call.positive(call.weight("sample_weight", sample_weight))
+        class_weight = knobs["class_weight"]
+        if classes is not None:
+            classes = _integer(loss, "n_classes", classes)
+        elif soft:
+            classes = target.shape[axis]
+        elif class_weight is not None:
+            classes = np.size(class_weight)
+        else:
+            keep = w != 0 if ignored is None else (w != 0) & (target != ignored)
+            classes = int(target[keep].max(initial=-1)) + 1
+        if class_weight is not None:
+            knobs["class_weight"] = self._per_class(call, class_weight, classes)
+        if soft:
+            if target.shape[axis] != classes:
+                raise call.fail(
+                    ValueError, "target", f"expected {classes} classes, got {target.shape[axis]}"
+                )
+            rows = np.moveaxis(target, axis, -1)[w != 0]
+            share = w[w != 0] @ rows.astype(np.float64)
+        else:
+            if ignored is not None:
+                w = np.where(target == ignored, 0.0, w)
+            kept = target[w != 0]
+            if ((kept < 0) | (kept >= classes)).any():
+                raise call.not_a_label(classes, ignored, w, None)
+            share = np.bincount(kept.astype(np.int64), w[w != 0], classes)
+        return loss.constant(loss, share, float(w.sum()), **knobs)
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target

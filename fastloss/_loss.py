@@ -241,6 +241,9 @@ class Loss(Generic[P]):
         The numbers a target may be.
     knobs : dict of str to Knob
         The loss's own parameters.
+    link : str or None
+        The function whose value at what is predicted (a mean, a probability, a quantile) `pred`
+        is: "identity", "log", "logit", "half_logit" or "multilogit"; None where there is none.
     """
 
     name: str
@@ -264,6 +267,8 @@ class Loss(Generic[P]):
         pred: Domain = REAL,
         torch: Elsewhere | None = None,
         sklearn: Elsewhere | None = None,
+        link: str | Callable[[dict[str, Any]], str] | None = None,
+        constant: Callable[..., Any] | None = None,
     ) -> None:
         self.name = self.__name__ = self.__qualname__ = function.__name__
         self.__module__ = function.__module__
@@ -271,6 +276,7 @@ class Loss(Generic[P]):
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
+        self._link, self.constant = link, constant
         self.knobs = _knobs(function, gate.options)
         self._gate = gate
         self._bound: dict[str, Any] = {}
@@ -384,20 +390,82 @@ class Loss(Generic[P]):
         >>> fl.huber_loss.bind(delta=2.0, reduction="sum")([0.0, 3.0], [0.0, 0.0])
         4.0
         """
-        for name in options:
-            if name not in self.knobs and name not in ("reduction", "num_threads"):
-                raise TypeError(
-                    f"{self.name}: bind() got an unexpected argument {name!r}; it takes "
-                    f"{', '.join([*self.knobs, 'reduction', 'num_threads'])}"
-                )
+        self._check_names("bind", options, "reduction", "num_threads")
         new = copy.copy(self)
         new._bound = {**self._bound, **self._gate.checked(self, options)}
         new._make_methods(self.__wrapped__)
         return new
 
+    def _check_names(self, method: str, given: dict[str, Any], *others: str) -> None:
+        for name in given:
+            if name not in self.knobs and name not in others:
+                raise TypeError(
+                    f"{self.name}: {method}() got an unexpected argument {name!r}; it takes "
+                    f"{', '.join([*self.knobs, *others])}"
+                )
+
+    def values(self, knobs: dict[str, Any]) -> dict[str, Any]:
+        """Every knob: as given, else as bound, else its default."""
+        bound = {name: v for name, v in self._bound.items() if name in self.knobs}
+        return {name: knob.default for name, knob in self.knobs.items()} | bound | knobs
+
+    @property
+    def link(self) -> str | None:
+        """The function whose value at what is predicted `pred` is, or None."""
+        return self._link(self.values({})) if callable(self._link) else self._link
+
+    def optimal_constant(
+        self, target: ArrayLike, sample_weight: ArrayLike | None = None, **knobs: Any
+    ) -> Any:
+        """Return the constant prediction that minimises the weighted loss, on the scale of `pred`.
+
+        Where several do, such as between two medians, it is one of them. It is where training can
+        start, and what a model must do better than.
+
+        Parameters
+        ----------
+        target : array_like
+            As in a call; of a row loss integers are labels, other numbers probabilities of the
+            classes on `axis`.
+        sample_weight : array_like, optional
+            A scalar, or of the shape of the leading axes, as in a call; not negative.
+        **knobs
+            The loss's own parameters, as in a call; of a row loss also `n_classes`, needed where
+            the labels do not show every class.
+
+        Returns
+        -------
+        float, or ndarray of a number per class or quantile
+            nan where nothing weighs anything.
+
+        Raises
+        ------
+        TypeError
+            Where the loss has no such constant that is known or easily found.
+        ValueError
+            For targets out of the domain, negative weights, shapes that do not fit.
+
+        Examples
+        --------
+        >>> import fastloss as fl
+        >>> fl.l1_loss.optimal_constant([1.0, 2.0, 9.0])
+        2.0
+        >>> round(fl.poisson_nll_loss.optimal_constant([1, 2, 9]), 6)  # log(4)
+        1.386294
+        >>> fl.cross_entropy.optimal_constant([0, 1, 1, 1]).round(6)
+        array([-1.386294, -0.287682])
+        """
+        self._check_names("optimal_constant", knobs, *self._gate.constant_options)
+        if self.constant is None:
+            raise TypeError(
+                f"{self.name}: optimal_constant: no constant prediction is known to minimise it"
+            )
+        gate: Any = self._gate(self, "", {})
+        return gate.constant(target, sample_weight, knobs)
+
     def bounds(self, **knobs: Any) -> tuple[float, float, float]:
         """Return the declared error bounds in ulp of loss, gradient and Hessian, at these knobs."""
-        values = {name: knob.default for name, knob in self.knobs.items()} | self._bound | knobs
+        values = self.values(knobs)
         loss, grad, hess = (float(u(values) if callable(u) else u) for u in self.ulp)
         return loss, grad, hess
 

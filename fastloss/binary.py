@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
+from fastloss import _optimum, kernels
 from fastloss._general import Elementwise
 from fastloss._loss import (
     BINARY,
@@ -46,6 +46,8 @@ def _bce_terms(m: Any, z: Any, y: Any, pos_weight: Any, label_smoothing: Any) ->
     terms=_bce_terms,
     torch=Elsewhere("binary_cross_entropy_with_logits", {"label_smoothing": None}),
     sklearn=Elsewhere("HalfBinomialLoss", {"pos_weight": None, "label_smoothing": None}),
+    link="logit",
+    constant=_optimum.log_odds,
 )
 def binary_cross_entropy_with_logits(
     run: Elementwise,
@@ -113,6 +115,8 @@ def binary_cross_entropy_with_logits(
         -m.where(t > 0, t * m.log(p), 0 * p) - m.where(t < 1, (1 - t) * m.log(1 - p), 0 * p)
     ),
     torch=Elsewhere("binary_cross_entropy"),
+    link="identity",
+    constant=_optimum.mean,
 )
 def binary_cross_entropy(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -181,6 +185,7 @@ def _focal_terms(m: Any, z: Any, y: Any, gamma: Any, alpha: Any) -> Any:
         lambda knobs: 6 + 3 * knobs["gamma"],
         lambda knobs: 16 + 4 * knobs["gamma"],
     ),
+    link="logit",
 )
 def sigmoid_focal_loss(
     run: Elementwise,
@@ -262,6 +267,7 @@ def _asymmetric_terms(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, cl
         lambda knobs: 6 + 3 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
         lambda knobs: 16 + 4 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
     ),
+    link="logit",
 )
 def asymmetric_loss(
     run: Elementwise,
@@ -318,6 +324,8 @@ def asymmetric_loss(
     formula=r"\log(1 + e^{-t s})",
     naive=lambda m, p, t: m.log(1 + m.exp(-t * p)),
     torch=Elsewhere("soft_margin_loss"),
+    link="logit",
+    constant=_optimum.log_odds_of_signs,
 )
 def soft_margin_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -359,6 +367,8 @@ def soft_margin_loss(
     target=SIGNS,
     formula=r"e^{-t s}",
     naive=lambda m, p, t: m.exp(-t * p),
+    link="half_logit",
+    constant=_optimum.half_log_odds_of_signs,
 )
 def exponential_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -401,6 +411,7 @@ def exponential_loss(
     target=SIGNS,
     formula=r"\max(0, 1 - t s)",
     naive=lambda m, p, t: m.where(t * p < 1, 1 - t * p, 0 * p),
+    constant=_optimum.least,
 )
 def hinge_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -443,6 +454,7 @@ def hinge_loss(
     target=SIGNS,
     formula=r"\max(0, 1 - t s)^2",
     naive=lambda m, p, t: m.where(t * p < 1, (1 - t * p) ** 2, 0 * p),
+    constant=_optimum.least,
 )
 def squared_hinge_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -485,6 +497,7 @@ def squared_hinge_loss(
     naive=lambda m, p, t: m.where(
         t * p < -1, -4 * t * p, m.where(t * p < 1, (1 - t * p) ** 2, 0 * p)
     ),
+    constant=_optimum.least,
 )
 def modified_huber_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -526,6 +539,7 @@ def modified_huber_loss(
     target=SIGNS,
     formula=r"\max(0, -t s)",
     naive=lambda m, p, t: m.where(t * p < 0, -t * p, 0 * p),
+    constant=_optimum.least,
 )
 def perceptron_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]

@@ -31,6 +31,7 @@ def _kl_terms(m: Any, p: Any, t: Any, log_target: Any) -> Any:
     naive=_kl,
     terms=_kl_terms,
     torch=Elsewhere("kl_div"),
+    link="log",
 )
 def kl_div(
     run: Elementwise,

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
+from fastloss import _optimum, kernels
 from fastloss._general import Elementwise, Quantiles
 from fastloss._loss import (
     REAL,
@@ -30,6 +30,8 @@ from fastloss._loss import (
     naive=lambda m, p, t: (p - t) ** 2,
     torch=Elsewhere("mse_loss"),
     sklearn=Elsewhere("HalfSquaredError", factor=0.5),
+    link="identity",
+    constant=_optimum.mean,
 )
 def mse_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -74,6 +76,8 @@ def mse_loss(
     ),
     torch=Elsewhere("huber_loss"),
     sklearn=Elsewhere("HuberLoss"),
+    link="identity",
+    constant=_optimum.least,
 )
 def huber_loss(
     run: Elementwise,
@@ -124,6 +128,8 @@ def huber_loss(
     formula=r"\tfrac12 (p - t)^2",
     naive=lambda m, p, t: (p - t) ** 2 / 2,
     sklearn=Elsewhere("HalfSquaredError"),
+    link="identity",
+    constant=_optimum.mean,
 )
 def half_mse_loss(
     run: Elementwise,
@@ -167,6 +173,8 @@ def half_mse_loss(
     naive=lambda m, p, t: m.abs(p - t),
     torch=Elsewhere("l1_loss"),
     sklearn=Elsewhere("AbsoluteError"),
+    link="identity",
+    constant=_optimum.median,
 )
 def l1_loss(
     run: Elementwise,
@@ -216,6 +224,8 @@ def _smooth_l1(m: Any, p: Any, t: Any, beta: Any) -> Any:
     formula=r"\tfrac{1}{2 \beta} e^2 \text{ if } |e| < \beta \text{ else } |e| - \tfrac12 \beta",
     naive=_smooth_l1,
     torch=Elsewhere("smooth_l1_loss"),
+    link="identity",
+    constant=_optimum.least,
 )
 def smooth_l1_loss(
     run: Elementwise,
@@ -263,6 +273,8 @@ def smooth_l1_loss(
     formula=r"\delta^2 (\sqrt{1 + (e / \delta)^2} - 1), \quad e = p - t",
     naive=lambda m, p, t, delta: delta**2 * (m.sqrt(1 + ((p - t) / delta) ** 2) - 1),
     ulp=(6, 4, 12),
+    link="identity",
+    constant=_optimum.least,
 )
 def pseudo_huber_loss(
     run: Elementwise,
@@ -312,6 +324,8 @@ def pseudo_huber_loss(
     formula=r"\sqrt{e^2 + \epsilon^2}, \quad e = p - t",
     naive=lambda m, p, t, eps: m.sqrt((p - t) ** 2 + eps**2),
     ulp=(6, 4, 12),
+    link="identity",
+    constant=_optimum.least,
 )
 def charbonnier_loss(
     run: Elementwise,
@@ -359,6 +373,8 @@ def charbonnier_loss(
     formula=r"\log \cosh(p - t)",
     naive=lambda m, p, t: m.log((m.exp(p - t) + m.exp(t - p)) / 2),
     ulp=(4, 4, 6),
+    link="identity",
+    constant=_optimum.least,
 )
 def log_cosh_loss(
     run: Elementwise,
@@ -407,6 +423,8 @@ def _fair(m: Any, p: Any, t: Any, c: Any) -> Any:
     formula=r"c^2 (|e| / c - \log(1 + |e| / c)), \quad e = p - t",
     naive=_fair,
     ulp=(4, 4, 8),
+    link="identity",
+    constant=_optimum.least,
 )
 def fair_loss(
     run: Elementwise,
@@ -461,6 +479,7 @@ def _cauchy_terms(m: Any, p: Any, t: Any, c: Any) -> Any:
     naive=lambda m, p, t, c: c**2 / 2 * m.log(1 + ((p - t) / c) ** 2),
     terms=_cauchy_terms,
     ulp=(8, 4, 4),
+    link="identity",
 )
 def cauchy_loss(
     run: Elementwise,
@@ -510,6 +529,8 @@ def cauchy_loss(
     formula=r"\max(q (t - p), (q - 1)(t - p))",
     naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
     sklearn=Elsewhere("PinballLoss", {"q": None}),  # which refuses 0 and 1,
+    link="identity",
+    constant=_optimum.quantile,
 )
 def quantile_loss(
     run: Elementwise,
@@ -556,6 +577,8 @@ def quantile_loss(
     target=REAL,
     formula=r"\max(q_k (t - p_k), (q_k - 1)(t - p_k))",
     naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
+    link="identity",
+    constant=_optimum.quantiles,
 )
 def multi_quantile_loss(
     run: Quantiles,
@@ -613,6 +636,8 @@ def multi_quantile_loss(
     target=REAL,
     formula=r"|\tau - [t < p]| (p - t)^2",
     naive=lambda m, p, t, tau: m.where(p > t, 1 - tau, tau) * (p - t) ** 2,
+    link="identity",
+    constant=_optimum.least,
 )
 def expectile_loss(
     run: Elementwise,
@@ -659,6 +684,8 @@ def expectile_loss(
     target=REAL,
     formula=r"\max(0, |p - t| - \epsilon)",
     naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon),
+    link="identity",
+    constant=_optimum.least,
 )
 def epsilon_insensitive_loss(
     run: Elementwise,
@@ -705,6 +732,8 @@ def epsilon_insensitive_loss(
     target=REAL,
     formula=r"\max(0, |p - t| - \epsilon)^2",
     naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon) ** 2,
+    link="identity",
+    constant=_optimum.least,
 )
 def squared_epsilon_insensitive_loss(
     run: Elementwise,
@@ -758,6 +787,8 @@ def squared_epsilon_insensitive_loss(
         2 * m.maximum(1, m.abs(m.log(1 + p) - m.log(1 + t))) / (1 + p) ** 2,
     ),
     ulp=(8, 8, 8),
+    link="identity",
+    constant=_optimum.mean_of_logs,
 )
 def squared_log_error_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -802,6 +833,8 @@ def squared_log_error_loss(
     target=REAL,
     formula=r"|p - t| / \max(|t|, f)",
     naive=lambda m, p, t, floor: m.abs(p - t) / m.maximum(m.abs(t), floor),
+    link="identity",
+    constant=_optimum.least,
 )
 def absolute_percentage_error_loss(
     run: Elementwise,
