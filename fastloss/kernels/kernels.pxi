@@ -4,7 +4,7 @@
 from libc.math cimport (
     INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, nextafter, nextafterf, sqrt, sqrtf)
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastloss.kernels.call cimport *
 
