@@ -273,7 +273,7 @@ cdef class Gate:
     cdef int order, bounded, ends_only, open, unless, n_knobs
     cdef double low, high
     cdef double[4] knob_low, knob_high
-    cdef int[4] knob_open, knob_optional
+    cdef int[4] knob_open, knob_optional, knob_zero
     cdef bint plain_mean, plain_sum, optional_array
 
     def __init__(self, loss, str results, dict defaults):
@@ -299,6 +299,7 @@ cdef class Gate:
             self.knob_high[i] = scalars[i].check.high
             self.knob_open[i] = scalars[i].check.open
             self.knob_optional[i] = scalars[i].optional
+            self.knob_zero[i] = scalars[i].check.contains(0)
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
@@ -320,7 +321,10 @@ cdef class Gate:
                 continue
             else:
                 x = self.loss.check_scalar(i, knob)
-            if not self.knob_low[i] <= x <= self.knob_high[i] or isinf(x) or (
+            if x == 0:
+                if not self.knob_zero[i]:
+                    self.loss.check_scalar(i, knob)
+            elif not self.knob_low[i] <= x <= self.knob_high[i] or isinf(x) or (
                     self.knob_open[i] and x == self.knob_low[i]):
                 self.loss.check_scalar(i, knob)
             into[i] = x
