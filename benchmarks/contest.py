@@ -84,7 +84,7 @@ class Case:
             if p.kind is not p.POSITIONAL_OR_KEYWORD:
                 continue
             x = 3 * rng.standard_normal(self.shape, self.dtype)
-            if p.name == "pred" and loss.pred.high < np.inf:
+            if p.name == "pred" and loss.pred.low > -np.inf:
                 x = rng.random(self.shape, self.dtype)  # of probabilities
             elif p.name == loss.checked and loss.kind == "rows":
                 x = rng.integers(0, self.shape[-1], self.shape[:-1])
@@ -92,7 +92,7 @@ class Case:
                 x = abs(x) + x.dtype.type(0.1)  # a scale
             elif p.name == loss.checked:
                 low, high = map(x.dtype.type, (loss.domain.low, loss.domain.high))
-                x = np.where(x > 0, high, low) if high < np.inf else np.maximum(x, low)
+                x = np.where(x > 0, high, low) if high < np.inf else np.maximum(x, max(low, 0))
             arguments[p.name] = x
         return arguments
 

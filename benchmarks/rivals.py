@@ -67,6 +67,36 @@ def focal(z: Array, y: Array, g: Array) -> Any:
     return weight.mean()
 
 
+def asymmetric(z: Array, y: Array, g: Array) -> Any:
+    e = np.exp(-np.abs(z))
+    p, q = np.where(z >= 0, 1, e), np.where(z >= 0, e, 1)
+    p /= 1 + e
+    q /= 1 + e
+    nll = np.maximum(-z, 0) + np.log1p(e)
+    m = np.maximum(p - 0.05, 0)
+    cubed, log = m**3, np.log1p(-m)
+    positive = y == 1
+    np.copyto(g, np.where(positive, -q * (p * nll + q), cubed * p * q * (m / (1 - m) - 4 * log)))
+    g /= z.size
+    return np.where(positive, q * nll, -m * cubed * log).mean()
+
+
+def kl_div(z: Array, y: Array, g: Array) -> Any:
+    loss = np.log(np.where(y > 0, y, 1))
+    loss -= z
+    loss *= y
+    np.multiply(y, -1 / z.size, out=g)
+    return loss.mean()
+
+
+def squared_log_error(z: Array, y: Array, g: Array) -> Any:
+    d = np.log1p(z)
+    d -= np.log1p(y)
+    np.divide(d, 1 + z, out=g)
+    g *= 2 / z.size
+    return np.square(d).mean()
+
+
 def cross_entropy(z: Array, y: Array, g: Array) -> Any:
     rows = np.arange(len(z))
     np.subtract(z, z.max(axis=1, keepdims=True), out=g)
@@ -220,11 +250,18 @@ def focal_torch(z: Any, y: Any) -> Any:  # as in torchvision.ops
     return ((0.25 * y + 0.75 * (1 - y)) * (ce * ((1 - p_t) ** 2))).mean()
 
 
-NUMPY: dict[str, Callable[..., Any]] = {
+def kl_div_torch(z: Any, y: Any) -> Any:  # which warns of a mean by elements
+    return torch.nn.functional.kl_div(z, y, reduction="sum") / z.numel()
+
+
+NUMPY: dict[str, Callable[[Array, Array, Array], Any]] = {
     "mse_loss": mse,
     "huber_loss": huber,
     "binary_cross_entropy_with_logits": bce,
     "sigmoid_focal_loss": focal,
+    "asymmetric_loss": asymmetric,
+    "kl_div": kl_div,
+    "squared_log_error_loss": squared_log_error,
     "cross_entropy": cross_entropy,
     "softmax_focal_loss": of_label(softmax_focal),
     "poly_loss": of_label(poly),
@@ -242,7 +279,8 @@ NUMPY: dict[str, Callable[..., Any]] = {
     "soft_margin_loss": soft_margin,
     "exponential_loss": exponential,
 }
-TORCH = {"sigmoid_focal_loss": focal_torch}  # what torch.nn.functional does not have
+# What torch.nn.functional does not have, or not without a warning.
+TORCH = {"sigmoid_focal_loss": focal_torch, "kl_div": kl_div_torch}
 
 
 def opponents(

@@ -11,6 +11,7 @@ from fastloss._config import show_config
 from fastloss._loss import Domain, HessianLoss, Interval, Knob, Loss, losses
 from fastloss._threads import get_num_threads, set_num_threads, threads
 from fastloss.binary import (
+    asymmetric_loss,
     binary_cross_entropy,
     binary_cross_entropy_with_logits,
     exponential_loss,
@@ -29,7 +30,7 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
-from fastloss.distributions import elbo_loss
+from fastloss.distributions import elbo_loss, kl_div
 from fastloss.embedding import (
     contrastive_loss,
     cosine_distance_loss,
@@ -60,10 +61,12 @@ from fastloss.regression import (
     l1_loss,
     log_cosh_loss,
     mse_loss,
+    multi_quantile_loss,
     pseudo_huber_loss,
     quantile_loss,
     smooth_l1_loss,
     squared_epsilon_insensitive_loss,
+    squared_log_error_loss,
 )
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
@@ -86,6 +89,7 @@ __all__ = [
     "LossMeter",
     "WeightedSum",
     "absolute_percentage_error_loss",
+    "asymmetric_loss",
     "binary_cross_entropy",
     "binary_cross_entropy_with_logits",
     "cauchy_loss",
@@ -113,6 +117,7 @@ __all__ = [
     "hinge_loss",
     "huber_loss",
     "kernels",
+    "kl_div",
     "l1_loss",
     "laplace_nll_loss",
     "log_cosh_loss",
@@ -122,6 +127,7 @@ __all__ = [
     "losses",
     "modified_huber_loss",
     "mse_loss",
+    "multi_quantile_loss",
     "negative_binomial_nll_loss",
     "perceptron_loss",
     "poisson_nll_loss",
@@ -139,6 +145,7 @@ __all__ = [
     "softplus",
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
+    "squared_log_error_loss",
     "student_t_nll_loss",
     "threads",
     "triplet_margin_loss",

@@ -21,7 +21,7 @@ class Job:
         classes: int = ...,
         extra_value: float = ...,
         smoothing: float = ...,
-        domain: tuple[float, float, bool] | None = ...,
+        domain: tuple[float, float, bool, bool] | None = ...,
         ignore_index: int | None = ...,
         soft: bool = ...,
         across: bool = ...,

@@ -153,7 +153,7 @@ cdef class Job:
         c.soft = soft
         if domain is not None:
             c.bounded = True
-            c.low, c.high, c.ends_only = domain
+            c.low, c.high, c.ends_only, c.open = domain
         if ignore_index is not None:
             c.has_ignored = True
             c.ignored = ignore_index
@@ -270,11 +270,11 @@ cdef class Gate:
     cdef readonly str results
     cdef readonly dict defaults
     cdef readonly size_t block
-    cdef int order, bounded, ends_only, n_knobs
+    cdef int order, bounded, ends_only, open, unless, n_knobs
     cdef double low, high
     cdef double[4] knob_low, knob_high
-    cdef int[4] knob_open, knob_optional
-    cdef bint plain_mean, plain_sum
+    cdef int[4] knob_open, knob_optional, knob_zero
+    cdef bint plain_mean, plain_sum, optional_array
 
     def __init__(self, loss, str results, dict defaults):
         cdef int i
@@ -287,6 +287,9 @@ cdef class Gate:
         self.low = loss.domain.low
         self.high = loss.domain.high
         self.ends_only = loss.domain.ends_only
+        self.open = loss.domain.open
+        self.unless = loss.scalars().index(loss.domain.unless) if loss.domain.unless else -1
+        self.optional_array = all(k.optional or not k.each for k in loss.knobs.values())
         scalars = [knob for knob in loss.knobs.values() if knob.scalar]
         self.n_knobs = len(scalars)
         if self.n_knobs > FL_MAX_KNOBS:
@@ -296,6 +299,7 @@ cdef class Gate:
             self.knob_high[i] = scalars[i].check.high
             self.knob_open[i] = scalars[i].check.open
             self.knob_optional[i] = scalars[i].optional
+            self.knob_zero[i] = scalars[i].check.contains(0)
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
@@ -317,7 +321,10 @@ cdef class Gate:
                 continue
             else:
                 x = self.loss.check_scalar(i, knob)
-            if not self.knob_low[i] <= x <= self.knob_high[i] or isinf(x) or (
+            if x == 0:
+                if not self.knob_zero[i]:
+                    self.loss.check_scalar(i, knob)
+            elif not self.knob_low[i] <= x <= self.knob_high[i] or isinf(x) or (
                     self.knob_open[i] and x == self.knob_low[i]):
                 self.loss.check_scalar(i, knob)
             into[i] = x
@@ -368,10 +375,11 @@ cdef class Gate:
         c.target.cols = size
         c.target.step = item
         if kind == ELEMENTWISE:
-            c.bounded = self.bounded
+            c.bounded = self.bounded and (self.unless < 0 or knobs[self.unless] == 0)
             c.low = self.low
             c.high = self.high
             c.ends_only = self.ends_only
+            c.open = self.open
             driver = DRIVERS.elementwise[wide]
         else:
             c.size = cnp.PyArray_DIM(pred, 0)
@@ -442,7 +450,8 @@ cdef class ElementwiseGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and per_class is None and no_threads(num_threads)
+                and out is None and per_class is None and self.optional_array
+                and no_threads(num_threads)
                 and (self.plain_mean or self.plain_sum)
                 and plain(pred) and plain(target)
                 and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, PairsGate, RowsGate, readable
-from fastloss._loss import CLASSES, METHODS, G, Gradients, as_number
+from fastloss._loss import CLASSES, METHODS, Domain, G, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -111,6 +111,36 @@ class Call:
                     return ", ".join(str(int(k)) for k in index), values[i]
                 at += len(values)
         return "?", "a value that another thread has changed since"
+
+    def outside(
+        self, name: str, x: Array, domain: Domain, weight: Array | None, mask: Array | None
+    ) -> Exception:
+        """The error for an input out of its domain, as the kernel sees it."""
+        index, value = self.first_bad(
+            x, lambda y: ~domain.contains(y.astype(self.dtype)), weight, mask
+        )
+        return ValueError(f"{self.name}: {name}[{index}] = {value} is not in {domain}")
+
+    def not_a_label(
+        self, classes: int, ignored: int | None, weight: Array | None, mask: Array | None
+    ) -> Exception:
+        """The error for a target that is no label."""
+
+        def bad(y: Any) -> Any:
+            return ((y < 0) | (y >= classes)) & (True if ignored is None else y != ignored)
+
+        index, value = self.first_bad(self.target, bad, weight, mask)
+        return ValueError(
+            f"{self.name}: target[{index}] = {value} is not a class label: expected "
+            f"0 <= label < {classes} (labels to skip: ignore_index={value})"
+        )
+
+    def positive(self, weight: Array | None) -> Array:
+        """The weights, none of them negative."""
+        w = np.ones(self.shape) if weight is None else weight.astype(np.float64)
+        if (w < 0).any():
+            raise self.fail(ValueError, "sample_weight", f"expected none below 0, got {w.min()}")
+        return w
 
     def reduction(self, reduction: str | None, normalizer: Any) -> str:
         if reduction is None:
@@ -298,18 +328,23 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif name in ("axis", "ignore_index"):
             done[name] = _integer(loss, name, value)
         else:
-            done[name] = np.array(_per_class(loss.name, name, value))
+            done[name] = np.array(_per_class(loss, name, value))
             done[name].flags.writeable = False
     return done
 
 
-def _per_class(loss: str, name: str, x: Any) -> Array:
-    """A knob of one number per class, or for all: none negative."""
-    a = array(loss, name, x)
+def _per_class(loss: Any, name: str, x: Any) -> Array:
+    """A knob of one number per class, or for all, each in its domain."""
+    a = array(loss.name, name, x)
     if a.ndim > 1:
-        raise ValueError(f"{loss}: {name}: expected a number or one axis, got shape {a.shape}")
-    if a.size and not (a >= 0).all():
-        raise ValueError(f"{loss}: {name}: expected numbers >= 0, got {a.min()}")
+        raise ValueError(f"{loss.name}: {name}: expected a number or one axis, got shape {a.shape}")
+    domain = loss.knobs[name].each
+    bad = ~domain.contains(a) | (a != a)
+    if bad.any():
+        index = f"[{bad.argmax()}]" if a.ndim else ""
+        raise ValueError(
+            f"{loss.name}: {name}: expected numbers in {domain}, got {name}{index} = {a[bad][0]}"
+        )
     return a
 
 
@@ -369,7 +404,7 @@ def each(
     threads = call.threads(num_threads)
     inputs = {**inputs, "sample_weight": sample_weight, "mask": mask}
     arrays = call.outputs(results, out, reduction, inputs, over)
-    domain = call.gate.loss.domain
+    domain = call.gate.loss.domain_at(knobs)
     bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
     job = Job(
         wide=call.dtype.itemsize == 8,
@@ -378,7 +413,7 @@ def each(
         knobs=knobs,
         size=call.pred.size,
         extra_value=extra_value,
-        domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
+        domain=(domain.low, domain.high, domain.ends_only, domain.open) if bounded else None,
     )
     axes = call.order(None)
     results_of = {"loss": arrays.get("l"), "grad": arrays.get("g"), "hess": arrays.get("h")}
@@ -388,11 +423,7 @@ def each(
             job.put(name, a.transpose(axes))
 
     def check() -> None:
-        def outside(y: Any) -> Any:
-            return ~domain.contains(y)
-
-        index, value = call.first_bad(operands[1], outside, weight, keep)
-        raise ValueError(f"{call.name}: {checked}[{index}] = {value} is not in {domain}")
+        raise call.outside(checked, operands[1], domain, weight, keep)
 
     count = float(call.pred.size)
     in_place = any(
@@ -420,6 +451,7 @@ class Elementwise(_Pickles, ElementwiseGate):
     kind: ClassVar[str] = "elementwise"
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     options: ClassVar[tuple[str, ...]] = ()
+    constant_options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
 
     def general(
@@ -468,15 +500,42 @@ class Elementwise(_Pickles, ElementwiseGate):
             num_threads=num_threads,
         )
 
+    def constant(self, target: Any, sample_weight: Any, knobs: dict[str, Any]) -> Any:
+        """The constant prediction that minimises the loss."""
+        loss = self.loss
+        knobs = loss.values(_checked(loss, knobs))
+        call = Call(self, target, target, None)
+        w = call.positive(call.weight("sample_weight", sample_weight))
+        keep = w != 0
+        domain = loss.domain_at([knobs[name] for name in loss.scalars()])
+        if not domain.contains(call.target[keep].astype(call.dtype)).all():
+            raise call.outside("target", call.target, domain, w, None)
+        for name in knobs:
+            if name == self.per_class_name():
+                knobs[name] = self.along(call, name, knobs[name], keep)
+        t, w = call.target[keep].astype(np.float64), w[keep]
+        if not t.size or np.isnan(t).any() or np.isnan(w).any():
+            return math.nan
+        return loss.constant(loss, t, w, **knobs)
+
+    def along(self, call: Call, name: str, x: Any, keep: Array) -> Any:
+        """A knob of one number per column, for each target that is kept."""
+        extra, number = self._per_class(call, x)
+        return number if extra is None else extra[keep]
+
     def per_class_name(self) -> str:
         """The knob that is an array along the last axis, if the loss has one."""
         return next((k for k, knob in self.loss.knobs.items() if knob.check is None), "per_class")
 
+    def operand(self, a: Array) -> Array:
+        """What the kernel reads of that knob."""
+        return a
+
     def _per_class(self, call: Call, x: Any) -> tuple[Array | None, float]:
-        if x is None:
-            return None, 1.0
         name = self.per_class_name()
-        a = _per_class(call.name, name, x)
+        if x is None and (name not in self.loss.knobs or self.loss.knobs[name].optional):
+            return None, 1.0
+        a = self.operand(_per_class(self.loss, name, x))
         if a.ndim == 0:
             return None, float(a)
         if not call.shape or a.shape != call.shape[-1:]:
@@ -568,12 +627,44 @@ class Set(_Pickles):
             return found[0] if len(found) == 1 else tuple(found)
 
 
+class Quantiles(Elementwise):
+    """Losses of predictions along the last axis, a quantile each, and one target for all of them.
+
+    Of a single quantile, a number, they are elementwise.
+    """
+
+    def general(
+        self, pred: Any, target: Any, knobs: tuple[float, ...], *, per_class: Any, **options: Any
+    ) -> Any:
+        """Do a call of any kind."""
+        name = self.loss.name
+        levels = _per_class(self.loss, self.per_class_name(), per_class)
+        if levels.ndim:
+            pred, target = array(name, "pred", pred), array(name, "target", target)
+            if not pred.ndim or target.shape != pred.shape[:-1]:
+                raise ValueError(
+                    f"{name}: target: expected shape {pred.shape[:-1]}, one for the "
+                    f"{len(levels)} quantiles of pred's {pred.shape}, got {target.shape}"
+                )
+            target = np.broadcast_to(target[..., None], pred.shape)
+        return super().general(pred, target, knobs, per_class=levels, **options)
+
+    def along(self, call: Call, name: str, x: Any, keep: Array) -> Any:
+        """The levels."""
+        return _per_class(self.loss, name, x)
+
+    def operand(self, a: Array) -> Array:
+        """The level q, or where that is above 1/2 minus what is left: the digits of both."""
+        return np.where(a <= 0.5, a, -(1.0 - a))
+
+
 class Rows(_Pickles, RowsGate):
     """Losses of one row of class scores and a label, or a row of class probabilities, each."""
 
     kind: ClassVar[str] = "rows"
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
+    constant_options: ClassVar[tuple[str, ...]] = ("n_classes",)
     checked = staticmethod(_checked)
 
     def general(
@@ -660,16 +751,7 @@ class Rows(_Pickles, RowsGate):
             job.put("extra", weights)
 
         def check() -> None:
-            def bad(y: Any) -> Any:
-                return ((y < 0) | (y >= classes)) & (
-                    True if ignore_index is None else y != ignore_index
-                )
-
-            index, value = call.first_bad(call.target, bad, weight, keep)
-            raise ValueError(
-                f"{call.name}: target[{index}] = {value} is not a class label: expected "
-                f"0 <= label < {classes} (labels to skip: ignore_index={value})"
-            )
+            raise call.not_a_label(classes, ignore_index, weight, keep)
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
@@ -686,6 +768,52 @@ class Rows(_Pickles, RowsGate):
         if weights is not None and not counted:
             job.put("extra", weights)
         return call.reduce(job, "rows", reduction, count, arrays, threads, check)
+
+    def constant(self, target: Any, sample_weight: Any, knobs: dict[str, Any]) -> Any:
+        """The constant prediction that minimises the loss."""
+        loss = self.loss
+        knobs = dict(knobs)
+        classes = knobs.pop("n_classes", None)
+        knobs = loss.values(_checked(loss, knobs))
+        axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
+        target = array(loss.name, "target", target)
+        soft = target.dtype.kind == "f"
+        if soft and (loss.domain is not CLASSES or not -target.ndim <= axis < target.ndim):
+            raise TypeError(f"{loss.name}: target: expected {loss.domain}, got {target.dtype}")
+        if soft and ignored is not None:
+            raise ValueError(
+                f"{loss.name}: ignore_index: needs labels, got class probabilities; use a weight"
+            )
+        # To a call the labels are predictions: it lays the weights over their shape.
+        call = Call(self, target, target, axis % target.ndim if soft else None)
+        w = call.positive(call.weight("sample_weight", sample_weight))
+        class_weight = knobs["class_weight"]
+        if classes is not None:
+            classes = _integer(loss, "n_classes", classes)
+        elif soft:
+            classes = target.shape[axis]
+        elif class_weight is not None:
+            classes = np.size(class_weight)
+        else:
+            keep = w != 0 if ignored is None else (w != 0) & (target != ignored)
+            classes = int(target[keep].max(initial=-1)) + 1
+        if class_weight is not None:
+            knobs["class_weight"] = self._per_class(call, class_weight, classes)
+        if soft:
+            if target.shape[axis] != classes:
+                raise call.fail(
+                    ValueError, "target", f"expected {classes} classes, got {target.shape[axis]}"
+                )
+            rows = np.moveaxis(target, axis, -1)[w != 0]
+            share = w[w != 0] @ rows.astype(np.float64)
+        else:
+            if ignored is not None:
+                w = np.where(target == ignored, 0.0, w)
+            kept = target[w != 0]
+            if ((kept < 0) | (kept >= classes)).any():
+                raise call.not_a_label(classes, ignored, w, None)
+            share = np.bincount(kept.astype(np.int64), w[w != 0], classes)
+        return loss.constant(loss, share, float(w.sum()), **knobs)
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
@@ -732,7 +860,7 @@ class Rows(_Pickles, RowsGate):
         if x is None:
             return None
         name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
-        a = _per_class(call.name, name, x)
+        a = _per_class(self.loss, name, x)
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a

@@ -99,30 +99,35 @@ Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
-PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last or the class axis
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The numbers an input may be: [low, high], or the two ends alone. nan is let through."""
+    """The numbers an input may be: [low, high], or the two ends alone. nan is let through.
+
+    `open`: low itself is not one of them. `unless`: the flag that lifts the limits.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     ends_only: bool = False
     label: str = ""
+    open: bool = False
+    unless: str = ""
 
     def contains(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Elementwise, whether x may be a target."""
         x = np.asarray(x)
         inside = (x == self.low) | (x == self.high) if self.ends_only else None
         if inside is None:
-            inside = (x >= self.low) & (x <= self.high)
+            inside = ((x > self.low) if self.open else (x >= self.low)) & (x <= self.high)
         return np.asarray(inside | (x != x))
 
     def __str__(self) -> str:
         if self.label:
             return self.label
-        return ("{%g, %g}" if self.ends_only else "[%g, %g]") % (self.low, self.high)
+        ends = "{%g, %g}" if self.ends_only else "(%g, %g]" if self.open else "[%g, %g]"
+        return ends % (self.low, self.high)
 
 
 REAL = Domain(label="real")
@@ -132,6 +137,9 @@ COUNTS = Domain(0)
 SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
 LABELS = Domain(label="class labels")
+# Knobs that are arrays along the last or the class axis, and what their numbers may be.
+PerClass = Annotated[ArrayLike | None, COUNTS]
+Levels = Annotated[ArrayLike, UNIT]
 
 
 @dataclass(frozen=True)
@@ -142,6 +150,7 @@ class Knob:
     check: Interval | Choice | None
     optional: bool
     scalar: bool  # passed to the kernel, in the order of the declaration
+    each: Domain | None = None  # what the numbers of an array may be
 
 
 @dataclass(frozen=True)
@@ -262,6 +271,7 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
             check=check,
             optional=type(None) in members,
             scalar=check is not None and p.name not in options,
+            each=next((m for m in members if isinstance(m, Domain)), None),
         )
     return knobs
 
@@ -292,6 +302,9 @@ class Loss(Generic[P, G]):
         The loss's own parameters.
     inputs : tuple of str
         The arguments that there are gradients of.
+    link : str or None
+        The function whose value at what is predicted (a mean, a probability, a quantile) `pred`
+        is: "identity", "log", "logit", "half_logit" or "multilogit"; None where there is none.
     """
 
     name: str
@@ -319,6 +332,8 @@ class Loss(Generic[P, G]):
         checked: str = "target",
         torch: Elsewhere | None = None,
         sklearn: Elsewhere | None = None,
+        link: str | Callable[[dict[str, Any]], str] | None = None,
+        constant: Callable[..., Any] | None = None,
     ) -> None:
         self.name = self.__name__ = self.__qualname__ = function.__name__
         self.__module__ = function.__module__
@@ -328,6 +343,7 @@ class Loss(Generic[P, G]):
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
         self.inputs, self.checked = inputs, checked  # `checked` is the one whose domain it is
         self.knobs, self.common = _knobs(function, gate.options), _common(function)
+        self._link, self.constant = link, constant
         self._gate = gate
         self._bound: dict[str, Any] = {}
         self._make_methods(function)
@@ -424,21 +440,83 @@ class Loss(Generic[P, G]):
         >>> fl.huber_loss.bind(delta=2.0, reduction="sum")([0.0, 3.0], [0.0, 0.0])
         4.0
         """
-        may = [*self.knobs, *(name for name in ("reduction", "num_threads") if name in self.common)]
-        for name in options:
-            if name not in may:
-                raise TypeError(
-                    f"{self.name}: bind() got an unexpected argument {name!r}; it takes "
-                    f"{', '.join(may)}"
-                )
+        common = [name for name in ("reduction", "num_threads") if name in self.common]
+        self._check_names("bind", options, *common)
         new = copy.copy(self)
         new._bound = {**self._bound, **self._gate.checked(self, options)}
         new._make_methods(self.__wrapped__)
         return new
 
+    def _check_names(self, method: str, given: dict[str, Any], *others: str) -> None:
+        for name in given:
+            if name not in self.knobs and name not in others:
+                raise TypeError(
+                    f"{self.name}: {method}() got an unexpected argument {name!r}; it takes "
+                    f"{', '.join([*self.knobs, *others])}"
+                )
+
+    def values(self, knobs: dict[str, Any]) -> dict[str, Any]:
+        """Every knob: as given, else as bound, else its default."""
+        bound = {name: v for name, v in self._bound.items() if name in self.knobs}
+        return {name: knob.default for name, knob in self.knobs.items()} | bound | knobs
+
+    @property
+    def link(self) -> str | None:
+        """The function whose value at what is predicted `pred` is, or None."""
+        return self._link(self.values({})) if callable(self._link) else self._link
+
+    def optimal_constant(
+        self, target: ArrayLike, sample_weight: ArrayLike | None = None, **knobs: Any
+    ) -> Any:
+        """Return the constant prediction that minimises the weighted loss, on the scale of `pred`.
+
+        Where several do, such as between two medians, it is one of them. It is where training can
+        start, and what a model must do better than.
+
+        Parameters
+        ----------
+        target : array_like
+            As in a call; of a row loss integers are labels, other numbers probabilities of the
+            classes on `axis`.
+        sample_weight : array_like, optional
+            A scalar, or of the shape of the leading axes, as in a call; not negative.
+        **knobs
+            The loss's own parameters, as in a call; of a row loss also `n_classes`, needed where
+            the labels do not show every class.
+
+        Returns
+        -------
+        float, or ndarray of a number per class or quantile
+            nan where nothing weighs anything.
+
+        Raises
+        ------
+        TypeError
+            Where the loss has no such constant that is known or easily found.
+        ValueError
+            For targets out of the domain, negative weights, shapes that do not fit.
+
+        Examples
+        --------
+        >>> import fastloss as fl
+        >>> fl.l1_loss.optimal_constant([1.0, 2.0, 9.0])
+        2.0
+        >>> round(fl.poisson_nll_loss.optimal_constant([1, 2, 9]), 6)  # log(4)
+        1.386294
+        >>> fl.cross_entropy.optimal_constant([0, 1, 1, 1]).round(6)
+        array([-1.386294, -0.287682])
+        """
+        self._check_names("optimal_constant", knobs, *self._gate.constant_options)
+        if self.constant is None:
+            raise TypeError(
+                f"{self.name}: optimal_constant: no constant prediction is known to minimise it"
+            )
+        gate: Any = self._gate(self, "", {})
+        return gate.constant(target, sample_weight, knobs)
+
     def bounds(self, **knobs: Any) -> tuple[float, float, float]:
         """Return the declared error bounds in ulp of loss, gradient and Hessian, at these knobs."""
-        values = {name: knob.default for name, knob in self.knobs.items()} | self._bound | knobs
+        values = self.values(knobs)
         loss, grad, hess = (float(u(values) if callable(u) else u) for u in self.ulp)
         return loss, grad, hess
 
@@ -449,10 +527,18 @@ class Loss(Generic[P, G]):
             f"{', '.join([*self.knobs, *self.common])}"
         )
 
+    def scalars(self) -> list[str]:
+        """The names of the knobs that are passed to the kernel, in their order."""
+        return [name for name, knob in self.knobs.items() if knob.scalar]
+
+    def domain_at(self, scalars: Sequence[float]) -> Domain:
+        """The numbers a target may be, at these scalar knobs."""
+        unless = self.domain.unless
+        return REAL if unless and scalars[self.scalars().index(unless)] else self.domain
+
     def check_scalar(self, index: int, value: object) -> float:
         """The scalar knob of this index as a float, or the error that says what is wrong."""
-        name = [name for name, knob in self.knobs.items() if knob.scalar][index]
-        return float(self.check_knob(name, value))
+        return float(self.check_knob(self.scalars()[index], value))
 
     def check_knob(self, name: str, value: object) -> Any:
         """The knob of this name as a float or a word, or the error that says what is wrong."""

@@ -6,7 +6,7 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
+from fastloss import _optimum, kernels
 from fastloss._general import Elementwise
 from fastloss._loss import (
     BINARY,
@@ -46,6 +46,8 @@ def _bce_terms(m: Any, z: Any, y: Any, pos_weight: Any, label_smoothing: Any) ->
     terms=_bce_terms,
     torch=Elsewhere("binary_cross_entropy_with_logits", {"label_smoothing": None}),
     sklearn=Elsewhere("HalfBinomialLoss", {"pos_weight": None, "label_smoothing": None}),
+    link="logit",
+    constant=_optimum.log_odds,
 )
 def binary_cross_entropy_with_logits(
     run: Elementwise,
@@ -113,6 +115,8 @@ def binary_cross_entropy_with_logits(
         -m.where(t > 0, t * m.log(p), 0 * p) - m.where(t < 1, (1 - t) * m.log(1 - p), 0 * p)
     ),
     torch=Elsewhere("binary_cross_entropy"),
+    link="identity",
+    constant=_optimum.mean,
 )
 def binary_cross_entropy(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -181,6 +185,7 @@ def _focal_terms(m: Any, z: Any, y: Any, gamma: Any, alpha: Any) -> Any:
         lambda knobs: 6 + 3 * knobs["gamma"],
         lambda knobs: 16 + 4 * knobs["gamma"],
     ),
+    link="logit",
 )
 def sigmoid_focal_loss(
     run: Elementwise,
@@ -226,6 +231,92 @@ def sigmoid_focal_loss(
     return run(pred, target, (gamma, alpha), **common)
 
 
+def _asymmetric(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, clip: Any) -> Any:
+    p = 1 / (1 + m.exp(-z))
+    q = m.where(p > clip, p - clip, 0 * p + 0.5)
+    negative = m.where(p > clip, -(q**gamma_neg) * m.log(1 - q), 0 * p)
+    return m.where(y == 1, -((1 - p) ** gamma_pos) * m.log(p), negative)
+
+
+def _asymmetric_terms(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, clip: Any) -> Any:
+    if y == 1 or clip == 0:
+        return _focal_terms(m, z, y, gamma_pos if y == 1 else gamma_neg, None)
+    p = 1 / (1 + m.exp(-z))
+    if p <= clip:
+        return None, None, None
+    # Next to the clip all is relative to the clip's logit, which z is compared with.
+    q, n = p - clip, 1 - p + clip
+    lost = m.maximum(1, m.abs(m.log(clip / (1 - clip))) * clip * (1 - p) / q)
+    scale, log, v = lost * q**gamma_neg, -m.log(n), p * (1 - p)
+    slope, by_power = v / n, gamma_neg * v * log / q
+    largest = m.maximum(m.maximum(gamma_neg, 1) * by_power, 2 * gamma_neg * slope) * v / q
+    largest = m.maximum(largest, slope * m.maximum((1 - p) ** 2, clip) / n)
+    return scale * log, scale * (by_power + slope), scale * m.maximum(largest, by_power)
+
+
+@loss(
+    Elementwise,
+    kernels.asymmetric,
+    target=BINARY,
+    formula=r"-(1 - p)^{\gamma_+} \log p \text{ if } y = 1 \text{ else } "
+    r"-p_m^{\gamma_-} \log(1 - p_m), \quad p_m = \max(p - c, 0)",
+    naive=_asymmetric,
+    terms=_asymmetric_terms,
+    ulp=(
+        lambda knobs: 6 + 3 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+        lambda knobs: 6 + 3 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+        lambda knobs: 16 + 4 * max(knobs["gamma_neg"], knobs["gamma_pos"]),
+    ),
+    link="logit",
+)
+def asymmetric_loss(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    gamma_neg: NonNegative = 4.0,
+    gamma_pos: NonNegative = 1.0,
+    clip: Fraction = 0.05,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Asymmetric loss of logits z and binary targets y, for many labels of which few hold.
+
+    .. math:: -(1 - p)^{\gamma_+} \log p \text{ if } y = 1 \text{ else }
+              -p_m^{\gamma_-} \log(1 - p_m), \quad p_m = \max(p - c, 0),\ p = \sigma(z)
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are 0 or 1.
+    gamma_neg, gamma_pos : float, optional
+        How much easy negatives and easy positives are neglected, as in `sigmoid_focal_loss`.
+    clip : float, optional
+        The probability c to which a negative costs nothing; 0 with equal gammas is focal loss.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than 0 and 1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    T. Ridnik and others, Asymmetric loss for multi-label classification, 2021. Their code sums over
+    all, and may leave the derivative of the powers out; this is the whole gradient, as their
+    text has it. Not convex: the Hessian may be negative. At p = c all is 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.asymmetric_loss([0.0, 0.0, -4.0], [0, 1, 0], reduction="none").round(6)
+    array([0.024515, 0.346574, 0.      ])
+    >>> fl.asymmetric_loss.grad([0.0, 0.0, -4.0], [0, 1, 0], reduction="none").round(6)
+    array([ 0.073117, -0.423287,  0.      ])
+    """
+    return run(pred, target, (gamma_neg, gamma_pos, clip), **common)
+
+
 @loss(
     Elementwise,
     kernels.soft_margin,
@@ -233,6 +324,8 @@ def sigmoid_focal_loss(
     formula=r"\log(1 + e^{-t s})",
     naive=lambda m, p, t: m.log(1 + m.exp(-t * p)),
     torch=Elsewhere("soft_margin_loss"),
+    link="logit",
+    constant=_optimum.log_odds_of_signs,
 )
 def soft_margin_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -274,6 +367,8 @@ def soft_margin_loss(
     target=SIGNS,
     formula=r"e^{-t s}",
     naive=lambda m, p, t: m.exp(-t * p),
+    link="half_logit",
+    constant=_optimum.half_log_odds_of_signs,
 )
 def exponential_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -316,6 +411,7 @@ def exponential_loss(
     target=SIGNS,
     formula=r"\max(0, 1 - t s)",
     naive=lambda m, p, t: m.where(t * p < 1, 1 - t * p, 0 * p),
+    constant=_optimum.least,
 )
 def hinge_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -358,6 +454,7 @@ def hinge_loss(
     target=SIGNS,
     formula=r"\max(0, 1 - t s)^2",
     naive=lambda m, p, t: m.where(t * p < 1, (1 - t * p) ** 2, 0 * p),
+    constant=_optimum.least,
 )
 def squared_hinge_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -400,6 +497,7 @@ def squared_hinge_loss(
     naive=lambda m, p, t: m.where(
         t * p < -1, -4 * t * p, m.where(t * p < 1, (1 - t * p) ** 2, 0 * p)
     ),
+    constant=_optimum.least,
 )
 def modified_huber_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -441,6 +539,7 @@ def modified_huber_loss(
     target=SIGNS,
     formula=r"\max(0, -t s)",
     naive=lambda m, p, t: m.where(t * p < 0, -t * p, 0 * p),
+    constant=_optimum.least,
 )
 def perceptron_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
+from fastloss import _optimum, kernels
 from fastloss._general import Elementwise
 from fastloss._loss import COUNTS, Common, Elsewhere, Flag, Interval, Outputs, Positive, loss
 
@@ -42,6 +42,8 @@ def _poisson_terms(m: Any, z: Any, y: Any, log_input: Any, full: Any, eps: Any) 
     terms=_poisson_terms,
     torch=Elsewhere("poisson_nll_loss"),
     sklearn=Elsewhere("HalfPoissonLoss", {"log_input": None, "full": None, "eps": None}),
+    link=lambda knobs: "log" if knobs["log_input"] else "identity",
+    constant=_optimum.poisson,
 )
 def poisson_nll_loss(
     run: Elementwise,
@@ -106,6 +108,8 @@ def _negative_binomial_terms(m: Any, z: Any, y: Any, alpha: Any) -> Any:
     formula=r"(t + 1 / \alpha) \log(1 + \alpha e^z) - t z",
     naive=lambda m, z, y, alpha: (y + 1 / alpha) * m.log(1 + alpha * m.exp(z)) - y * z,
     terms=_negative_binomial_terms,
+    link="log",
+    constant=_optimum.log_mean,
 )
 def negative_binomial_nll_loss(
     run: Elementwise,
@@ -161,6 +165,8 @@ def _gamma_terms(m: Any, z: Any, y: Any) -> Any:
     naive=lambda m, z, t: z + t * m.exp(-z),
     terms=_gamma_terms,
     sklearn=Elsewhere("HalfGammaLoss"),
+    link="log",
+    constant=_optimum.log_mean,
 )
 def gamma_nll_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -234,6 +240,8 @@ def _tweedie_terms(m: Any, z: Any, y: Any, power: Any) -> Any:
     naive=_tweedie,
     terms=_tweedie_terms,
     sklearn=Elsewhere("HalfTweedieLoss"),
+    link="log",
+    constant=_optimum.log_mean,
 )
 def tweedie_loss(
     run: Elementwise,

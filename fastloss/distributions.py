@@ -1,4 +1,4 @@
-"""Losses of distributions."""
+"""Divergences between distributions, and losses made of them."""
 
 from __future__ import annotations
 
@@ -8,10 +8,93 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastloss._general import Array
-from fastloss._loss import REAL, UNIT, Gradients, NonNegative, VectorsCommon, first_order_loss
+from fastloss import kernels
+from fastloss._general import Array, Elementwise
+from fastloss._loss import (
+    REAL,
+    UNIT,
+    Common,
+    Domain,
+    Elsewhere,
+    Flag,
+    Gradients,
+    NonNegative,
+    Outputs,
+    VectorsCommon,
+    first_order_loss,
+    loss,
+)
 from fastloss._vectors import Vectors, dots
 from fastloss.binary import binary_cross_entropy_with_logits
+
+
+def _kl(m: Any, p: Any, t: Any, log_target: Any) -> Any:
+    if log_target:
+        return m.exp(t) * (t - p)
+    return m.where(t > 0, t * (m.log(m.where(t > 0, t, 1)) - p), 0 * p)
+
+
+def _kl_terms(m: Any, p: Any, t: Any, log_target: Any) -> Any:
+    if log_target or t == 0:
+        return None, None, None
+    return t * m.maximum(m.abs(m.log(t)), m.abs(p)), None, None
+
+
+@loss(
+    Elementwise,
+    kernels.kl_div,
+    target=Domain(0, 1, unless="log_target"),
+    formula=r"t (\log t - p)",
+    naive=_kl,
+    terms=_kl_terms,
+    torch=Elsewhere("kl_div"),
+    link="log",
+)
+def kl_div(
+    run: Elementwise,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    log_target: Flag = False,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Kullback-Leibler divergence from log-probabilities p to probabilities t, by elements.
+
+    .. math:: t (\log t - p), \quad e^t (t - p) \text{ of log-probabilities } t
+
+    A distribution's divergence is the sum over its elements: of (n, classes) the mean divergence
+    is ``reduction="batchmean"``.
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets in [0, 1]
+        unless `log_target`. That they sum to 1 is not checked.
+    log_target : bool, optional
+        Whether `target` holds the logarithms of its probabilities.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets outside [0, 1] (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's function of the same name, also with ``"mean"``, which divides by the number of
+    elements. 0 log 0 = 0, and a target of 0 costs nothing where `pred` is -inf.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.kl_div([-0.5, -1.0], [0.5, 0.5], reduction="none").round(6)
+    array([-0.096574,  0.153426])
+    >>> fl.kl_div.grad([[-0.5, -1.0]], [[0.5, 0.5]], reduction="batchmean")
+    array([[-0.5, -0.5]])
+    """
+    return run(pred, target, (log_target,), **common)
+
 
 _BCE = binary_cross_entropy_with_logits.bind(num_threads=1)
 # (sinh x - x) / x^3 in x^2, by Taylor: below 1/2 the next term is beyond float64

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
+from fastloss import _optimum, kernels
 from fastloss._general import Rows
 from fastloss._loss import (
     CLASSES,
@@ -57,6 +57,8 @@ def _cross_entropy_terms(
     terms=_cross_entropy_terms,
     torch=Elsewhere("cross_entropy", {"class_weight": "weight"}),
     sklearn=Elsewhere("HalfMultinomialLoss", {"class_weight": None, "label_smoothing": None}),
+    link="multilogit",
+    constant=_optimum.log_frequencies,
 )
 def cross_entropy(
     run: Rows,
@@ -195,6 +197,7 @@ def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any
     formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
     naive=_softmax_focal,
     terms=_softmax_focal_terms,
+    link="multilogit",
 )
 def softmax_focal_loss(
     run: Rows,
@@ -257,6 +260,7 @@ def softmax_focal_loss(
     formula=r"-\log p_y + \epsilon (1 - p_y)",
     naive=_poly,
     terms=_poly_terms,
+    link="multilogit",
 )
 def poly_loss(
     run: Rows,
@@ -326,6 +330,7 @@ def poly_loss(
     formula=r"\frac{1 - p_y^q}{q}",
     naive=_generalized,
     terms=_generalized_terms,
+    link="multilogit",
 )
 def generalized_cross_entropy(
     run: Rows,

@@ -6,13 +6,15 @@ from typing import Any, Unpack
 
 from numpy.typing import ArrayLike
 
-from fastloss import kernels
-from fastloss._general import Elementwise
+from fastloss import _optimum, kernels
+from fastloss._general import Elementwise, Quantiles
 from fastloss._loss import (
     REAL,
     Common,
+    Domain,
     Elsewhere,
     Fraction,
+    Levels,
     NonNegative,
     Outputs,
     Positive,
@@ -28,6 +30,8 @@ from fastloss._loss import (
     naive=lambda m, p, t: (p - t) ** 2,
     torch=Elsewhere("mse_loss"),
     sklearn=Elsewhere("HalfSquaredError", factor=0.5),
+    link="identity",
+    constant=_optimum.mean,
 )
 def mse_loss(
     run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
@@ -72,6 +76,8 @@ def mse_loss(
     ),
     torch=Elsewhere("huber_loss"),
     sklearn=Elsewhere("HuberLoss"),
+    link="identity",
+    constant=_optimum.least,
 )
 def huber_loss(
     run: Elementwise,
@@ -122,6 +128,8 @@ def huber_loss(
     formula=r"\tfrac12 (p - t)^2",
     naive=lambda m, p, t: (p - t) ** 2 / 2,
     sklearn=Elsewhere("HalfSquaredError"),
+    link="identity",
+    constant=_optimum.mean,
 )
 def half_mse_loss(
     run: Elementwise,
@@ -165,6 +173,8 @@ def half_mse_loss(
     naive=lambda m, p, t: m.abs(p - t),
     torch=Elsewhere("l1_loss"),
     sklearn=Elsewhere("AbsoluteError"),
+    link="identity",
+    constant=_optimum.median,
 )
 def l1_loss(
     run: Elementwise,
@@ -214,6 +224,8 @@ def _smooth_l1(m: Any, p: Any, t: Any, beta: Any) -> Any:
     formula=r"\tfrac{1}{2 \beta} e^2 \text{ if } |e| < \beta \text{ else } |e| - \tfrac12 \beta",
     naive=_smooth_l1,
     torch=Elsewhere("smooth_l1_loss"),
+    link="identity",
+    constant=_optimum.least,
 )
 def smooth_l1_loss(
     run: Elementwise,
@@ -261,6 +273,8 @@ def smooth_l1_loss(
     formula=r"\delta^2 (\sqrt{1 + (e / \delta)^2} - 1), \quad e = p - t",
     naive=lambda m, p, t, delta: delta**2 * (m.sqrt(1 + ((p - t) / delta) ** 2) - 1),
     ulp=(6, 4, 12),
+    link="identity",
+    constant=_optimum.least,
 )
 def pseudo_huber_loss(
     run: Elementwise,
@@ -310,6 +324,8 @@ def pseudo_huber_loss(
     formula=r"\sqrt{e^2 + \epsilon^2}, \quad e = p - t",
     naive=lambda m, p, t, eps: m.sqrt((p - t) ** 2 + eps**2),
     ulp=(6, 4, 12),
+    link="identity",
+    constant=_optimum.least,
 )
 def charbonnier_loss(
     run: Elementwise,
@@ -357,6 +373,8 @@ def charbonnier_loss(
     formula=r"\log \cosh(p - t)",
     naive=lambda m, p, t: m.log((m.exp(p - t) + m.exp(t - p)) / 2),
     ulp=(4, 4, 6),
+    link="identity",
+    constant=_optimum.least,
 )
 def log_cosh_loss(
     run: Elementwise,
@@ -405,6 +423,8 @@ def _fair(m: Any, p: Any, t: Any, c: Any) -> Any:
     formula=r"c^2 (|e| / c - \log(1 + |e| / c)), \quad e = p - t",
     naive=_fair,
     ulp=(4, 4, 8),
+    link="identity",
+    constant=_optimum.least,
 )
 def fair_loss(
     run: Elementwise,
@@ -459,6 +479,7 @@ def _cauchy_terms(m: Any, p: Any, t: Any, c: Any) -> Any:
     naive=lambda m, p, t, c: c**2 / 2 * m.log(1 + ((p - t) / c) ** 2),
     terms=_cauchy_terms,
     ulp=(8, 4, 4),
+    link="identity",
 )
 def cauchy_loss(
     run: Elementwise,
@@ -508,6 +529,8 @@ def cauchy_loss(
     formula=r"\max(q (t - p), (q - 1)(t - p))",
     naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
     sklearn=Elsewhere("PinballLoss", {"q": None}),  # which refuses 0 and 1,
+    link="identity",
+    constant=_optimum.quantile,
 )
 def quantile_loss(
     run: Elementwise,
@@ -549,11 +572,72 @@ def quantile_loss(
 
 
 @loss(
+    Quantiles,
+    kernels.multi_quantile,
+    target=REAL,
+    formula=r"\max(q_k (t - p_k), (q_k - 1)(t - p_k))",
+    naive=lambda m, p, t, q: m.abs(p - t) * m.where(p > t, 1 - q, q),
+    link="identity",
+    constant=_optimum.quantiles,
+)
+def multi_quantile_loss(
+    run: Quantiles,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    q: Levels = 0.5,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""The pinball loss of several quantiles of each target, the mean over all of them.
+
+    .. math:: \max(q_k (t - p_k), (q_k - 1)(t - p_k))
+
+    Parameters
+    ----------
+    pred : array_like
+        Of shape (..., Q), a prediction per quantile; float32 or float64, or integers, which count
+        as float64.
+    target : array_like
+        Of shape (...), one for Q predictions.
+    q : array_like
+        The Q quantiles, in [0, 1]. With a single number, as by default, this is `quantile_loss`,
+        and `target` is of `pred`'s shape.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, quantiles outside [0, 1] (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    A sample is one prediction: with ``reduction="none"`` losses have the shape of `pred`, and a
+    `sample_weight` of shape (n,) weighs the rows. Nothing keeps the quantiles from crossing.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> pred, target = [[0.0, 1.0, 2.0], [1.0, 1.5, 3.0]], [1.0, 3.0]
+    >>> fl.multi_quantile_loss(pred, target, q=[0.25, 0.5, 0.75], reduction="none")
+    array([[0.25, 0.  , 0.25],
+           [0.5 , 0.75, 0.  ]])
+    >>> forecast = fl.multi_quantile_loss.bind(q=[0.25, 0.5, 0.75], reduction="sum")
+    >>> forecast.grad(pred, target)
+    array([[-0.25,  0.  ,  0.25],
+           [-0.25, -0.5 ,  0.  ]])
+    """
+    return run(pred, target, (), q, **common)
+
+
+@loss(
     Elementwise,
     kernels.expectile,
     target=REAL,
     formula=r"|\tau - [t < p]| (p - t)^2",
     naive=lambda m, p, t, tau: m.where(p > t, 1 - tau, tau) * (p - t) ** 2,
+    link="identity",
+    constant=_optimum.least,
 )
 def expectile_loss(
     run: Elementwise,
@@ -600,6 +684,8 @@ def expectile_loss(
     target=REAL,
     formula=r"\max(0, |p - t| - \epsilon)",
     naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon),
+    link="identity",
+    constant=_optimum.least,
 )
 def epsilon_insensitive_loss(
     run: Elementwise,
@@ -646,6 +732,8 @@ def epsilon_insensitive_loss(
     target=REAL,
     formula=r"\max(0, |p - t| - \epsilon)^2",
     naive=lambda m, p, t, epsilon: m.maximum(0, m.abs(p - t) - epsilon) ** 2,
+    link="identity",
+    constant=_optimum.least,
 )
 def squared_epsilon_insensitive_loss(
     run: Elementwise,
@@ -688,10 +776,65 @@ def squared_epsilon_insensitive_loss(
 
 @loss(
     Elementwise,
+    kernels.squared_log_error,
+    pred=Domain(-1, open=True),
+    target=Domain(-1, open=True),
+    formula=r"(\log(1 + p) - \log(1 + t))^2",
+    naive=lambda m, p, t: (m.log(1 + p) - m.log(1 + t)) ** 2,
+    terms=lambda m, p, t: (
+        None,
+        None,
+        2 * m.maximum(1, m.abs(m.log(1 + p) - m.log(1 + t))) / (1 + p) ** 2,
+    ),
+    ulp=(8, 8, 8),
+    link="identity",
+    constant=_optimum.mean_of_logs,
+)
+def squared_log_error_loss(
+    run: Elementwise, pred: ArrayLike, target: ArrayLike, **common: Unpack[Common]
+) -> Outputs:
+    r"""Squared error of log(1 + p): about the squared ratio, of amounts and counts.
+
+    .. math:: (\log(1 + p) - \log(1 + t))^2
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64. Targets are above -1;
+        of a prediction below -1 the loss is nan, of -1 inf.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets not above -1 (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``mean_squared_log_error``, which wants predictions above -1 too. Targets are
+    compared with -1 in the dtype of `pred`. Not convex: the Hessian is negative where 1 + p is more
+    than e times 1 + t.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.squared_log_error_loss([0.0, 9.0], [0.0, 99.0], reduction="none").round(6)
+    array([0.      , 5.301898])
+    >>> fl.squared_log_error_loss.grad([0.0, 9.0], [0.0, 99.0], reduction="none").round(6)
+    array([ 0.      , -0.460517])
+    """
+    return run(pred, target, **common)
+
+
+@loss(
+    Elementwise,
     kernels.absolute_percentage_error,
     target=REAL,
     formula=r"|p - t| / \max(|t|, f)",
     naive=lambda m, p, t, floor: m.abs(p - t) / m.maximum(m.abs(t), floor),
+    link="identity",
+    constant=_optimum.least,
 )
 def absolute_percentage_error_loss(
     run: Elementwise,

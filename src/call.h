@@ -49,7 +49,7 @@ typedef struct {
     ptrdiff_t size, classes, range, ranges; /* in elements or rows */
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
     double *partial;                               /* per range: the sum of its losses or weights */
-    int order, stream, bounded, ends_only, has_ignored, soft, lanes, stored, double_buffered;
+    int order, stream, bounded, ends_only, open, has_ignored, soft, lanes, stored, double_buffered;
     int bad; /* set (atomically) by a range that met a target out of its domain */
 } fl_call;
 

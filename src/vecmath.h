@@ -256,18 +256,21 @@ FL_INLINE double fl_log_parts_f64(double m, double *c, double *k) {
     return f + d;
 }
 
-/* log(m + c), as k log 2 + log1p(f). What the sums lose, where the two cancel, is added last. */
-FL_INLINE float fl_log_sum_f32(float m, float c) {
+/* log(m + c), as k log 2 + log1p(f). What the sums lose, where the two cancel, is added last; what that
+ * loses is `low`. */
+FL_INLINE float fl_log_pair_f32(float m, float c, float *low) {
     float k, f = fl_log_parts_f32(m, &c, &k);
     float s = f / (2.0f + f), z = s * s;
     float q = FL_FMAF(FL_FMAF(0.298718354804243806f, z, 0.399775379198123812f), z,
                       0.666667764084163084f);
     float rest = FL_FMAF(-s, FL_FMAF(-z, q, f), k * 9.0580006145e-06f);
     float exact = k * 6.9313812256e-01f, sum = exact + f;
-    return sum + ((f - (sum - exact)) + (rest + c));
+    float tail = (f - (sum - exact)) + (rest + c), high = sum + tail;
+    *low = tail - (high - sum);
+    return high;
 }
 
-FL_INLINE double fl_log_sum_f64(double m, double c) {
+FL_INLINE double fl_log_pair_f64(double m, double c, double *low) {
     double k, f = fl_log_parts_f64(m, &c, &k);
     double s = f / (2.0 + f), z = s * s, z2 = z * z;
     double even = 0.14796080435936603374, odd = 0.15314038097200747314;
@@ -279,7 +282,19 @@ FL_INLINE double fl_log_sum_f64(double m, double c) {
     double q = FL_FMA(odd, z, even);
     double rest = FL_FMA(-s, FL_FMA(-z, q, f), k * 1.90821492927058770002e-10);
     double exact = k * 6.93147180369123816490e-01, sum = exact + f;
-    return sum + ((f - (sum - exact)) + (rest + c));
+    double tail = (f - (sum - exact)) + (rest + c), high = sum + tail;
+    *low = tail - (high - sum);
+    return high;
+}
+
+FL_INLINE float fl_log_sum_f32(float m, float c) {
+    float low;
+    return fl_log_pair_f32(m, c, &low);
+}
+
+FL_INLINE double fl_log_sum_f64(double m, double c) {
+    double low;
+    return fl_log_pair_f64(m, c, &low);
 }
 
 /* log(x) for x = 0 or x normal and positive; inf and nan as they are, nan for negative x. */

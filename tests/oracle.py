@@ -288,6 +288,8 @@ def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict
                 values[name] = [False, True]
             values[name] += [None] if knob.optional else []
             values[name] += getattr(knob.check, "words", ())
+        elif knob.each and knob.each.high < np.inf:
+            values[name] = [0.0, 0.1, 0.5, 0.999, 1.0]
         elif name.endswith("_weight"):
             spread = [rng.uniform(0.1, 3, classes), np.arange(classes) % 3.0]
             values[name] = spread if classes else [0.0, 0.3, 1.0, 37.0]
@@ -316,7 +318,9 @@ def points(
 ) -> tuple[np.ndarray, np.ndarray]:
     """n adversarial (pred, target) of an elementwise loss."""
     dtype = np.dtype(dtype)
-    info, sizes, domain = np.finfo(dtype), magnitudes(dtype), loss.domain
+    info, sizes = np.finfo(dtype), magnitudes(dtype)
+    scalars = [knobs.get(name, loss.knobs[name].default) for name in loss.scalars()]
+    domain = loss.domain_at(scalars)
     pred = np.concatenate([[0], sizes, -sizes, rng.normal(0, 3, 40), rng.normal(0, 30, 10)])
     pred = rng.choice(pred.astype(dtype), n)
 
@@ -330,7 +334,12 @@ def points(
         pred = np.where(
             rng.random(n) < 0.5, rng.choice(inside, n), between(loss.pred.low, loss.pred.high)
         )
+    elif loss.pred.low > -np.inf:  # also close to that end
+        pred = np.where(rng.random(n) < 0.5, loss.pred.low + abs(pred), abs(pred))
+        pred = np.maximum(pred, np.nextafter(dtype.type(loss.pred.low), dtype.type(np.inf)))
     low, high = domain.low, domain.high
+    if domain.open:
+        low = np.nextafter(dtype.type(low), dtype.type(np.inf))
     if domain.ends_only:
         target = rng.choice([low, high], n).astype(dtype)
     elif np.isfinite([low, high]).all():

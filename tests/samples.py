@@ -40,10 +40,13 @@ KNOBS = {
     "absolute_percentage_error_loss": [{"floor": 0.5}],
     "binary_cross_entropy_with_logits": [{"pos_weight": 3.0, "label_smoothing": 0.2}],
     "sigmoid_focal_loss": [{"gamma": 0.0, "alpha": None}, {"gamma": 1.5, "alpha": 0.9}],
+    "asymmetric_loss": [{"gamma_neg": 1.5, "gamma_pos": 0.3}, {"gamma_neg": 2, "clip": 0}],
     "hinge_embedding_loss": [{"margin": 0.3}],
     "poisson_nll_loss": [{"full": True}],
     "negative_binomial_nll_loss": [{"alpha": 0.3}],
     "tweedie_loss": [{"power": power} for power in (0, 1, 2, 3.7)],
+    "multi_quantile_loss": [{"q": 0.9}],
+    "kl_div": [{"log_target": True}],
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
@@ -89,7 +92,8 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
         pred = 2 * rng.standard_normal(shape)
     else:  # away from the ends, where differences of a logarithm are coarse
         low, high = loss.pred.low, loss.pred.high
-        pred = low + (high - low) * rng.uniform(0.1, 0.9, shape)
+        width = high - low if high < np.inf else 5
+        pred = low + width * rng.uniform(0.1, 0.9, shape)
     return pred.astype(dtype), target.astype(dtype)
 
 

@@ -124,7 +124,7 @@ def test_any_neighbours(loss, neighbour, dtype):
 @pytest.mark.parametrize("n", [1, 2, 255, 1025, 100_003])
 def test_totals_are_exact_sums(loss, layout, n, rng):
     pred, target = inputs(loss, (n,), classes=5)
-    pred *= 10.0 ** rng.integers(-3, 2 if loss.pred.high == np.inf else 1, pred.shape)
+    pred *= 10.0 ** rng.integers(-3, 2 if loss.pred.low == -np.inf else 1, pred.shape)
     pred, target = layout(pred), layout(target)
     each = loss(pred, target, reduction="none")
     total = loss(pred, target, reduction="sum")

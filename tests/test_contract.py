@@ -290,6 +290,40 @@ def test_pos_weight_stays_out_of_the_denominator():
             )
 
 
+@pytest.mark.parametrize("shape", [(7, 3), (2, 5, 3), (3,), (4096, 3), (0, 3), (6, 1)])
+def test_several_quantiles_of_one_target(shape):
+    pred, _ = inputs(fl.multi_quantile_loss, shape)
+    target = np.random.default_rng(2).standard_normal(shape[:-1])
+    levels = [0.0, 0.2, 0.999][: shape[-1]]
+    weight = np.arange(1.0, 1 + shape[0]) if len(shape) > 1 else None
+    for method in METHODS:
+        got = results(
+            fl.multi_quantile_loss,
+            method,
+            pred,
+            target,
+            q=levels,
+            sample_weight=weight,
+            reduction="none",
+        )
+        for k, q in enumerate(levels):
+            want = results(
+                fl.quantile_loss,
+                method,
+                pred[..., k],
+                target,
+                q=q,
+                sample_weight=weight,
+                reduction="none",
+            )
+            for name in want:
+                assert_array_equal(got[name][..., k], want[name])
+    assert fl.multi_quantile_loss.normalizer(pred, target, q=levels) == pred.size
+    bound = fl.multi_quantile_loss.bind(q=levels)
+    got = bound(np.asfortranarray(pred), target)
+    assert_allclose(got, fl.multi_quantile_loss(pred, target, q=levels), 1e-13)
+
+
 @pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
 def test_any_class_axis(axis, soft):

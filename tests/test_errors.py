@@ -222,7 +222,41 @@ def test_the_first_bad_target_of_all_threads(loss):
         target[[first, 999_500, 999_999]] = bad[0]
         with raises(ValueError, loss, f"target[{first}]"):
             loss.value_and_grad(pred, target, num_threads=4)
-        target[first] = loss.domain.low
+        target[first] = target[1]
+
+
+def test_a_flag_lifts_the_domain():
+    pred, target = np.zeros(3), np.array([0.0, -1.0, 2.0])
+    for log_target in (False, 0):
+        with raises(ValueError, fl.kl_div, "target[1] = -1.0", "[0, 1]"):
+            fl.kl_div(pred, target, log_target=log_target)
+    for options in ({}, {"reduction": "none"}):
+        assert np.isfinite(fl.kl_div(pred, target, log_target=True, **options)).all()
+    bound = fl.kl_div.bind(log_target=True)
+    assert bound.grad(pred, target, out=pred.copy()).all()
+    with raises(ValueError, fl.kl_div, "target[1]"):
+        bound(pred, target, log_target=False)
+
+
+def test_quantiles_that_do_not_fit():
+    loss, pred, target = fl.multi_quantile_loss, np.zeros((4, 3)), np.zeros(4)
+    for q, words in (
+        ([0.1, 0.5], ("q", "(4, 3)", "(2,)")),
+        ([0.1, 1.5, -1.0], ("q[1] = 1.5", "[0, 1]")),
+        ([0.1, np.nan, 0.5], ("q[1] = nan",)),
+        (-0.5, ("q = -0.5",)),
+    ):
+        with raises(ValueError, loss, *words):
+            loss(pred, target, q=q)
+    with raises(ValueError, loss, "q[0] = 2.0"):
+        loss.bind(q=[2.0])
+    for bad in (np.zeros(3), np.zeros((4, 1)), np.zeros((4, 2))):
+        with raises(ValueError, loss, "target", "(4,)", "(4, 3)", str(bad.shape)):
+            loss(pred, bad, q=[0.1, 0.5, 0.9])
+    levels = np.array([0.1, 0.5, 0.9])
+    bound = loss.bind(q=levels)
+    levels[:] = 0
+    assert bound(pred, target + 1) == pytest.approx(0.5)
 
 
 # Knobs

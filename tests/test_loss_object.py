@@ -99,6 +99,7 @@ def test_methods_have_help_of_their_own(loss):
 @every_loss
 def test_completion_offers_the_methods(loss):
     names = {*METHODS, "normalizer", "bind", "name", "kind", "formula", "naive", "domain", "knobs"}
+    names |= {"optimal_constant", "link"}
     assert names <= set(dir(loss))
     assert loss.name in dir(fl)
 

@@ -224,6 +224,52 @@ def test_a_confident_focal_loss_vanishes(dtype):
         assert not array.any()
 
 
+@infinities
+def test_asymmetric_loss_at_its_ends(dtype):
+    pred = np.array([inf, -inf, inf, -inf, -80, np.log(0.05 / 0.95) - 1e-6], dtype)
+    target = np.array([1, 1, 0, 0, 0, 0], dtype)
+    value, grad, hess = fl.asymmetric_loss.value_grad_hess(pred, target, reduction="none")
+    assert_allclose(value, [0, inf, -(0.95**4) * np.log(0.05), 0, 0, 0], 1e-6)
+    assert_array_equal(grad, [0, -1, 0, 0, 0, 0])
+    assert not hess.any()
+    certain, _, _ = fl.asymmetric_loss.value_grad_hess([30.0], [1], gamma_pos=0, reduction="none")
+    assert_allclose(certain, np.exp(-30.0), 1e-12)
+    nothing = fl.asymmetric_loss.value_grad_hess(pred, np.zeros(6), clip=1, reduction="none")
+    assert not np.any(nothing)
+
+
+@infinities
+def test_no_probability_and_no_divergence(dtype):
+    pred = np.array([-inf, -inf, -inf, 0, -90], dtype)
+    target = np.array([0, 0.5, np.nan, 0, 1e-30], dtype)
+    value, grad, _ = fl.kl_div.value_grad_hess(pred, target, reduction="none")
+    assert_allclose(value, [0, inf, np.nan, 0, 1e-30 * (np.log(1e-30) + 90)], 1e-5)
+    assert_array_equal(grad, -target)
+    value, grad, _ = fl.kl_div.value_grad_hess(
+        np.array([-inf, -inf, 0, -1], dtype),
+        np.array([-inf, -1, -inf, -1], dtype),
+        log_target=True,
+        reduction="none",
+    )
+    assert_array_equal(value, [0, inf, 0, 0])
+    assert_allclose(grad, [0, -np.exp(-1), 0, -np.exp(-1)], 1e-6)
+
+
+@infinities
+def test_squared_log_error_at_its_ends(dtype):
+    pred = np.array([-1, inf, -2, -inf, np.finfo(dtype).max, np.nextafter(dtype(-1), dtype(0))])
+    target = np.array([0, 0, 0, 0, np.nextafter(dtype(-1), dtype(0)), np.finfo(dtype).max])
+    value, grad, hess = fl.squared_log_error_loss.value_grad_hess(
+        pred.astype(dtype), target.astype(dtype), reduction="none"
+    )
+    far = (np.log(float(np.finfo(dtype).max)) - np.log1p(target[4])) ** 2
+    assert_allclose(value, [inf, inf, np.nan, np.nan, far, far], 1e-6)
+    assert_array_equal(grad[:4], [-inf, 0, np.nan, np.nan])
+    assert_array_equal(hess[:4], [inf, 0, np.nan, np.nan])
+    with pytest.raises(ValueError, match=r"target\[1\] = -1.0 is not in \(-1, inf\]"):
+        fl.squared_log_error_loss(np.zeros(2, dtype), np.array([0, -1], dtype))
+
+
 # Rows
 
 every_width = pytest.mark.parametrize("classes", [2, 3, 10, 65, 5000])

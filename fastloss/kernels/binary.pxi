@@ -41,11 +41,18 @@ cdef void binary_cross_entropy_with_logits(fl_elements* b) noexcept nogil:
 BLOCKS["binary_cross_entropy_with_logits"] = <size_t>&binary_cross_entropy_with_logits
 
 
+cdef inline T whole_power(T q, T n) noexcept nogil:
+    # q^n for n = 0, 1, 2, 3, 4.
+    cdef T one = 1, two = 2, three = 3
+    return ((q if n >= one else one) * (q if n >= two else one) * (q if n > two else one)
+            * (q if n > three else one))
+
+
 # Of the log-odds x + x_low for the right class, p = sigmoid(x), q = 1 - p and nll = softplus(-x) =
 # -log p: loss = alpha q^gamma nll, d/dx = -alpha q^gamma (gamma p nll + q).
-cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, const double* k,
+cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, T gamma, T gamma_low,
                           T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T one = 1, two = 2, gamma = <T>k[0], gamma_low = <T>(k[0] - <double>gamma)
+    cdef T one = 1, two = 2
     cdef T plain_v = exp_halfway(-magnitude(x))
     cdef T v = plain_v + plain_v * (x_low if x < 0 else -x_low) if split else plain_v
     cdef T u = v * halfway(x), r = one / (one + u), log1p_u = log1p_scaled(u, v) * halfway(x)
@@ -54,8 +61,7 @@ cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, const d
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
     cdef T q_gamma, s, m, product, rest, low
     if whole:
-        q_gamma = ((q if gamma >= one else one) * (q if gamma >= two else one)
-                   * (q if gamma > two else one))
+        q_gamma = whole_power(q, gamma)
     else:
         # exp(-gamma softplus(x)), softplus(x) = m + log1p(u); the argument's low part is carried.
         # Beyond 2000 nll and q are 0 whatever q^gamma is.
@@ -84,7 +90,8 @@ cdef inline void focal_at(bint whole, T z, T y, const double* k,
     cdef T weight_0 = <T>(1.0 if k[1] != k[1] else 1.0 - k[1])
     cdef T weight_1 = <T>(1.0 if k[1] != k[1] else k[1])
     cdef T alpha = weight_1 if y == one else weight_0
-    focal_of(whole, False, sign * z + (y - y), <T>0, alpha, k, loss, grad, hess)
+    focal_of(whole, False, sign * z + (y - y), <T>0, alpha, <T>k[0], <T>(k[0] - <T>k[0]),
+             loss, grad, hess)
     grad[0] = sign * grad[0]
 
 
@@ -105,6 +112,103 @@ cdef void sigmoid_focal_loss(fl_elements* b) noexcept nogil:
         MAP_FLUSHED(b, focal_any_at[float], focal_any_at[double])
 
 BLOCKS["sigmoid_focal_loss"] = <size_t>&sigmoid_focal_loss
+
+
+# Of a negative: q = max(p - clip, 0), loss = -q^gamma log(1 - q). With the logit c of the clip in
+# k[3], p - clip = -p (1 - clip) expm1(c - z), which is right also where the two are close.
+cdef inline void clipped_of(bint whole, T z, T gamma, T gamma_low, const double* k,
+                            T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, two = 2, half = 0.5
+    cdef T clip = <T>k[2], clip_low = <T>(k[2] - <double>clip)
+    cdef T c = <T>k[3], c_low = <T>(k[3] - <double>c), above = (z - c) - c_low
+    cdef T d = zero if above <= 0 else above
+    cdef T v = exp_halfway(-magnitude(z)), u = v * halfway(z), r = one / (one + u)
+    cdef T p = u * r if z < 0 else r, o = r if z < 0 else u * r
+    cdef T o_up = r / halfway(z) if z < 0 else v * r
+    cdef T share = -<T>(1 - k[2]) * expm1_nonpositive(-d), q = p * share
+    # n = 1 - q = o + clip, of the two the more exact, and what rounding it lost.
+    cdef T n = one - q if q < half else o + clip, back = n - o
+    cdef T lost = (one - n) - q if q < half else (o - (n - back)) + (clip - back) + clip_low
+    cdef T nll = -log_sum(n, lost), slope = p * o_up / n, by_power = gamma * (p * o_up * (nll / q))
+    cdef T w = o / share
+    cdef T q_gamma, log_q, low = 0, s
+    if whole:
+        q_gamma = whole_power(q, gamma)
+    else:
+        log_q = log_pair(q, zero, &low)
+        s = gamma * log_q
+        low = product_low(gamma, log_q, s) + (gamma * low + gamma_low * log_q)
+        q_gamma = exp_nonpositive(s)
+        q_gamma = q_gamma if q_gamma == 0 else q_gamma + q_gamma * low
+    loss[0] = zero if q == 0 else q_gamma * nll
+    grad[0] = zero if q == 0 else q_gamma * (by_power + slope) * halfway(z)
+    s = (q_gamma * w) * ((gamma - one) * by_power + two * gamma * slope)
+    s += q_gamma * (slope * ((o * o + clip * (o - p)) / n) + (o - p) * by_power)
+    hess[0] = zero if q == 0 else s * halfway(z)
+
+
+cdef inline void asymmetric_at(bint whole, bint clipped, T z, T y, const double* k,
+                               T* loss, T* grad, T* hess) noexcept nogil:
+    # Products with 0 and 1 choose the power: two selects of one condition become a branch.
+    cdef T one = 1, sign = one if y == one else -one, x = z + (y - y), value = 0, g = 0, h = 0
+    cdef T is_1 = <T>(y == one), is_0 = one - is_1
+    cdef T negative = <T>k[0], negative_low = <T>(k[0] - <double>negative)
+    cdef T positive = <T>k[1], positive_low = <T>(k[1] - <double>positive)
+    if clipped:
+        clipped_of(whole, x, negative, negative_low, k, &value, &g, &h)
+        negative = positive
+        negative_low = positive_low
+    focal_of(whole, False, sign * x, <T>0, one, is_1 * positive + is_0 * negative,
+             is_1 * positive_low + is_0 * negative_low, loss, grad, hess)
+    grad[0] = sign * grad[0]
+    if clipped:
+        loss[0] = loss[0] if y == one else value
+        grad[0] = grad[0] if y == one else g
+        hess[0] = hess[0] if y == one else h
+
+
+cdef inline void asymmetric_whole_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    asymmetric_at(True, False, z, y, k, loss, grad, hess)
+
+
+cdef inline void asymmetric_any_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    asymmetric_at(False, False, z, y, k, loss, grad, hess)
+
+
+cdef inline void asymmetric_whole_clipped_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    asymmetric_at(True, True, z, y, k, loss, grad, hess)
+
+
+cdef inline void asymmetric_any_clipped_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    asymmetric_at(False, True, z, y, k, loss, grad, hess)
+
+
+cdef void asymmetric(fl_elements* b) noexcept nogil:
+    cdef const double* given = b.knobs
+    cdef double[FL_MAX_KNOBS] k
+    cdef double gamma_neg = given[0], gamma_pos = given[1], clip = given[2]
+    cdef bint whole = (gamma_neg in (0.0, 1.0, 2.0, 3.0, 4.0)
+                       and gamma_pos in (0.0, 1.0, 2.0, 3.0, 4.0))
+    k[0] = gamma_neg
+    k[1] = gamma_pos
+    k[2] = clip
+    k[3] = log_positive(clip) - log1p(-clip) if clip < 1 else 1e30  # none above
+    b.knobs = k
+    if whole and clip == 0:
+        MAP_FLUSHED(b, asymmetric_whole_at[float], asymmetric_whole_at[double])
+    elif clip == 0:
+        MAP_FLUSHED(b, asymmetric_any_at[float], asymmetric_any_at[double])
+    elif whole:
+        MAP_FLUSHED(b, asymmetric_whole_clipped_at[float], asymmetric_whole_clipped_at[double])
+    else:
+        MAP_FLUSHED(b, asymmetric_any_clipped_at[float], asymmetric_any_clipped_at[double])
+    b.knobs = given
+
+BLOCKS["asymmetric"] = <size_t>&asymmetric
 
 
 # Of a score and a target of -1 or +1: y and y y = 1 are exact, so all is a function of the margin
@@ -218,16 +322,12 @@ BLOCKS["hinge_embedding"] = <size_t>&hinge_embedding
 
 cdef inline void probabilities_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    # Of probabilities; 0 log 0 = 0, also in the derivatives, and nan outside [0, 1]. Below 1e-30 p
-    # may be no normal number, so 2^64 p is taken the logarithm of.
-    cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0
-    cdef T log_large = <T>44.3614195558365
+    # Of probabilities; 0 log 0 = 0, also in the derivatives, and nan outside [0, 1].
+    cdef T zero = 0, one = 1
     cdef T inside = z if z >= 0 else <T>NAN, p = inside if inside <= 1 else <T>NAN
     cdef T q = one - p, n = one - y
     cdef T e = p - y, d = p * q
-    cdef T log_p = log_positive(p * (large if p < least else one))
-    log_p -= log_large if p < least else zero
-    loss[0] = -weighed(y, log_p) - weighed(n, log1p(-p)) + (p - p)
+    loss[0] = -weighed(y, log_any(p)) - weighed(n, log1p(-p)) + (p - p)
     # At p = y = 0 or 1 the quotient is 0 / 0, the derivative 1 - 2 y.
     grad[0] = n - y if magnitude(e) + d == 0 else e / d
     e = y / p / p

@@ -67,6 +67,7 @@ cdef extern from "call.h" nogil:
         int stream
         int bounded
         int ends_only
+        int open
         int has_ignored
         int soft
         int lanes

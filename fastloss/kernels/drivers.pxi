@@ -29,7 +29,30 @@ cdef inline bint adjacent(const fl_operand* op, T tag) noexcept nogil:
 
 
 cdef void gather(T* dst, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
-    cdef Py_ssize_t row = at // op.cols, col = at % op.cols, take
+    # What is broadcast is loaded once: short rows cost more to find than to load.
+    cdef Py_ssize_t row = at // op.cols, col = at % op.cols, take, done, i
+    cdef T[BLOCK] each
+    if op.ndim == 1 and op.stride[0] == 0 and op.cols < n:  # every row is the same
+        done = op.cols
+        load(dst, op.data + col * op.step, op.step, done - col, op.code)
+        load(dst + (done - col), op.data, op.step, col, op.code)
+        while done < n:
+            take = min(done, n - done)
+            memcpy(dst + done, dst, take * sizeof(T))
+            done += take
+        return
+    if op.ndim == 1 and op.step == 0 and 1 < op.cols < n <= BLOCK:  # a row is one number
+        load(each, op.data + row * op.stride[0], op.stride[0], (col + n - 1) // op.cols + 1,
+             op.code)
+        done = row = 0
+        while done < n:
+            take = min(n - done, op.cols - col)
+            for i in range(done, done + take):
+                dst[i] = each[row]
+            done += take
+            row += 1
+            col = 0
+        return
     while n > 0:
         take = min(n, op.cols - col)
         load(dst, fl_row(op, row) + col * op.step, op.step, take, op.code)
@@ -138,6 +161,8 @@ cdef bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexcept nog
     cdef T low = <T>c.low, high = <T>c.high
     cdef Py_ssize_t i
     cdef int bad = 0
+    if c.open:
+        low = next_above(low)
     if c.ends_only:
         for i in range(n):
             bad |= (y[i] < low) | (y[i] > high) | ((y[i] > low) & (y[i] < high))

@@ -1,9 +1,10 @@
 # One instruction set's module: the losses' mathematics, the drivers that call them, and what the
 # module exports: BLOCKS, {name: address of the loss's block function}, and DRIVERS, the address of
 # its table of drivers.
-from libc.math cimport INFINITY, NAN, fabs, fabsf, floor, sqrt, sqrtf
+from libc.math cimport (
+    INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, nextafter, nextafterf, sqrt, sqrtf)
 from libc.stdint cimport int64_t
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 from fastloss.kernels.call cimport *
 
@@ -17,4 +18,5 @@ include "binary.pxi"
 include "multiclass.pxi"
 include "likelihoods.pxi"
 include "embedding.pxi"
+include "distributions.pxi"
 include "drivers.pxi"

@@ -70,13 +70,13 @@ BLOCKS["generalized_cross_entropy"] = <size_t>&generalized_cross_entropy
 
 cdef inline void softmax_focal_whole_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    focal_of(True, True, -z, -y, <T>1, k, loss, grad, hess)
+    focal_of(True, True, -z, -y, <T>1, <T>k[0], <T>(k[0] - <T>k[0]), loss, grad, hess)
     grad[0] = -grad[0]
 
 
 cdef inline void softmax_focal_any_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    focal_of(False, True, -z, -y, <T>1, k, loss, grad, hess)
+    focal_of(False, True, -z, -y, <T>1, <T>k[0], <T>(k[0] - <T>k[0]), loss, grad, hess)
     grad[0] = -grad[0]
 
 

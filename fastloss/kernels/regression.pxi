@@ -250,3 +250,43 @@ cdef void absolute_percentage_error(fl_elements* b) noexcept nogil:
     MAP(b, absolute_percentage_error_at[float], absolute_percentage_error_at[double])
 
 BLOCKS["absolute_percentage_error"] = <size_t>&absolute_percentage_error
+
+
+cdef inline void squared_log_error_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # The difference x of the logarithms is log1p(abs(z - y) / (1 + the lesser)), of a quotient that
+    # may overflow beyond 2^96 (2^900): there log(quotient / 2^32) + 32 log 2 (128 log 2).
+    cdef T one = 1, two = 2, e = magnitude(z - y), d = one + (y if y < z else z), ratio = e / d
+    cdef T beyond = <T>7.922816251426434e28 if T is float else <T>8.452712498170644e270
+    cdef T shrunk = e * <T>(2.3283064365386963e-10 if T is float else 2.938735877055719e-39) / d
+    cdef T shift = <T>22.18070977791825 if T is float else <T>88.722839111673
+    cdef T x = log1p(shrunk if ratio > beyond else ratio) + (shift if ratio > beyond else <T>0)
+    cdef T q = one / (one + z)
+    loss[0] = x * x
+    x = x if z >= y else -x
+    x = nan_or_0(x) if z == INFINITY else x  # 1 / (1 + z)^2 outweighs it
+    grad[0] = two * q * x
+    hess[0] = two * q * (q * (one - x))
+
+
+cdef void squared_log_error(fl_elements* b) noexcept nogil:
+    MAP(b, squared_log_error_at[float], squared_log_error_at[double])
+
+BLOCKS["squared_log_error"] = <size_t>&squared_log_error
+
+
+cdef inline void multi_quantile_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # Of the level q or, above 1/2, of q - 1 (1 as -0): what is left is rounded once.
+    cdef T zero = 0, one = 1, least = magnitude(a), rest = one - least, e = z - y
+    cdef T side = with_sign(one, a), under = least if side > zero else rest
+    cdef T over = rest if side > zero else least
+    loss[0] = (over if e > 0 else under) * magnitude(e)
+    grad[0] = over if e > 0 else (-under if e < 0 else e)
+    hess[0] = nan_or_0(e)
+
+
+cdef void multi_quantile(fl_elements* b) noexcept nogil:
+    MAP(b, multi_quantile_at[float], multi_quantile_at[double])
+
+BLOCKS["multi_quantile"] = <size_t>&multi_quantile

@@ -24,6 +24,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
     double fl_log1p_unit_f64(double)
+    float fl_log_pair_f32(float, float, float*)
+    double fl_log_pair_f64(double, double, double*)
     float fl_log_sum_f32(float, float)
     double fl_log_sum_f64(double, double)
     float fl_log_f32(float)
@@ -121,6 +123,14 @@ cdef inline T log1p_unit(T u) noexcept nogil:
         return fl_log1p_unit_f64(u)
 
 
+cdef inline T log_pair(T m, T c, T* low) noexcept nogil:
+    # log(m + c), and in low what its rounding lost.
+    if T is float:
+        return fl_log_pair_f32(m, c, low)
+    else:
+        return fl_log_pair_f64(m, c, low)
+
+
 cdef inline T log_sum(T m, T c) noexcept nogil:
     # log(m + c) for normal m > 0, c what rounding m lost.
     if T is float:
@@ -135,6 +145,13 @@ cdef inline T log_positive(T x) noexcept nogil:
         return fl_log_f32(x)
     else:
         return fl_log_f64(x)
+
+
+cdef inline T log_any(T x) noexcept nogil:
+    # log(x) for x >= 0, which below 1e-30 may be no normal number: that of 2^64 x is taken.
+    cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0
+    cdef T log_large = <T>44.3614195558365
+    return log_positive(x * (large if x < least else one)) - (log_large if x < least else zero)
 
 
 cdef inline T log1p(T x) noexcept nogil:
@@ -173,6 +190,20 @@ cdef inline T product_low(T a, T b, T product) noexcept nogil:
         return fl_product_low_f32(a, b, product)
     else:
         return fl_product_low_f64(a, b, product)
+
+
+cdef inline T next_above(T x) noexcept nogil:
+    if T is float:
+        return nextafterf(x, <float>INFINITY)
+    else:
+        return nextafter(x, INFINITY)
+
+
+cdef inline T with_sign(T x, T sign) noexcept nogil:
+    if T is float:
+        return copysignf(x, sign)
+    else:
+        return copysign(x, sign)
 
 
 cdef inline T magnitude(T x) noexcept nogil:

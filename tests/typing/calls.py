@@ -64,6 +64,9 @@ bound.bind(delta=1.0).value_and_grad(x, y)
 objective: Callable[[NDArray[Any], NDArray[Any]], tuple[NDArray[Any], NDArray[Any]]]
 objective = fl.mse_loss.bind(reduction="sum").grad_and_hess
 
+assert_type(bound.link, str | None)
+fl.cross_entropy.optimal_constant(labels, weight, n_classes=3, label_smoothing=0.1)
+
 # The registry and the threads.
 for name, loss in fl.losses().items():
     assert_type(name, str)
