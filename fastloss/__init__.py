@@ -49,6 +49,7 @@ from fastloss.regression import (
     mse_loss,
     pseudo_huber_loss,
     quantile_loss,
+    rmse_loss,
     smooth_l1_loss,
     squared_epsilon_insensitive_loss,
 )
@@ -108,6 +109,7 @@ __all__ = [
     "poly_loss",
     "pseudo_huber_loss",
     "quantile_loss",
+    "rmse_loss",
     "set_num_threads",
     "show_config",
     "sigmoid",

@@ -128,6 +128,7 @@ class Knob:
     check: Interval | None
     optional: bool
     scalar: bool  # passed to the kernel, in the order of the declaration
+    choices: tuple[str, ...] = ()  # the words it may be
 
 
 @dataclass(frozen=True)
@@ -216,15 +217,16 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
     hints = typing.get_type_hints(function, include_extras=True)
     knobs = {}
     for p in inspect.signature(function).parameters.values():
-        if p.kind is not p.KEYWORD_ONLY:
-            continue
-        members = _members(hints[p.name])
+        members = _members(hints.get(p.name))
         check = next((m for m in members if isinstance(m, Interval)), None)
+        if p.kind is not p.KEYWORD_ONLY and check is None:
+            continue
         knobs[p.name] = Knob(
             default=p.default,
             check=check,
             optional=type(None) in members,
             scalar=check is not None and p.name not in options,
+            choices=tuple(m for m in members if isinstance(m, str) and m != "per class"),
         )
     return knobs
 
@@ -315,6 +317,8 @@ class Loss(Generic[P, G]):
         doc = doc.replace("**common", "\n".join(_COMMON_DOC[name] for name in self.common))
         for method in self._gate.methods:
             results, returns = METHODS[method]
+            if results == "l" and "reduction" not in self.common:
+                returns = "float"
             assert isinstance(function, types.FunctionType)
             bound = types.FunctionType(
                 function.__code__,
@@ -323,6 +327,10 @@ class Loss(Generic[P, G]):
                 function.__defaults__,
                 function.__closure__,
             )
+            if bound.__defaults__:
+                positional = [p for p in public if p.kind is p.POSITIONAL_OR_KEYWORD]
+                given = positional[-len(bound.__defaults__) :]
+                bound.__defaults__ = tuple(p.default for p in given)
             bound.__kwdefaults__ = {
                 **(function.__kwdefaults__ or {}),
                 **{k: v for k, v in self._bound.items() if k in self.knobs},
@@ -424,6 +432,21 @@ class Loss(Generic[P, G]):
         if not check.contains(number):
             raise ValueError(f"{self.name}: {name}: expected a number {check}, got {value!r}")
         return number
+
+    def check_choice(self, name: str, value: object) -> str:
+        """The knob of this name as one of its words, or the error that says which there are."""
+        choices = self.knobs[name].choices
+        if isinstance(value, str) and value in choices:
+            return value
+        kind = ValueError if isinstance(value, str) else TypeError
+        raise kind(f"{self.name}: {name}: expected one of {choices}, got {value!r}")
+
+    def named(self, name: str) -> Self:
+        """The loss with another name, so that its errors name the function called."""
+        new = copy.copy(self)
+        new.name = name
+        new._make_methods(new.__wrapped__)
+        return new
 
     def _key(self) -> tuple[Any, ...]:
         def frozen(v: Any) -> Any:

@@ -8,7 +8,6 @@ is softmax in every class but the label's.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -28,21 +27,12 @@ Array = NDArray[Any]
 BLOCK = 32 << 20
 
 
-def _named(loss: Loss[Any, Any], name: str) -> Loss[Any, Any]:
-    """The loss with another name, so that its errors name the function called."""
-    new = copy.copy(loss)
-    new.name = name
-    new._make_methods(new.__wrapped__)
-    return new
-
-
+_NAMES: tuple[tuple[Loss[Any, Any], tuple[str, ...]], ...] = (
+    (binary_cross_entropy_with_logits, ("sigmoid", "log_sigmoid", "softplus")),
+    (cross_entropy, ("softmax", "log_softmax", "logsumexp")),
+)
 _LOSSES: dict[str, Any] = {
-    name: _named(loss, name).bind(reduction="none")
-    for loss, names in (
-        (binary_cross_entropy_with_logits, ("sigmoid", "log_sigmoid", "softplus")),
-        (cross_entropy, ("softmax", "log_softmax", "logsumexp")),
-    )
-    for name in names
+    name: loss.named(name).bind(reduction="none") for loss, names in _NAMES for name in names
 }
 
 

@@ -1,0 +1,360 @@
+"""Losses whose sample is a whole call: what is common to them, then each one's own rules.
+
+What is common is held against the declaration's own formula in extended precision, with gradients
+by central differences.
+"""
+
+import inspect
+import pickle
+import pydoc
+import re
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+import fastloss as fl
+
+SETS = [loss for loss in fl.losses().values() if loss.kind == "set"]
+METHODS = ("__call__", "value_and_grad", "grad")
+
+
+def _arrays(rng, *shapes):
+    return tuple(rng.standard_normal(shape) for shape in shapes)
+
+
+# A call of each loss, and knobs beside the defaults. The gradient is of the first argument, or, if
+# it is a tuple and that is none, of as many arguments as it has entries.
+CALLS = {
+    "rmse_loss": (lambda rng: _arrays(rng, (6, 5), (6, 5)), [{}]),
+}
+every_set = pytest.mark.parametrize("loss", SETS, ids=lambda loss: loss.name)
+every_setting = pytest.mark.parametrize(
+    ("loss", "knobs"),
+    [
+        pytest.param(loss, knobs, id=f"{loss.name}-{','.join(map(str, knobs.values()))}")
+        for loss in SETS
+        for knobs in CALLS[loss.name][1]
+    ],
+)
+
+
+def call(loss):
+    return CALLS[loss.name][0](np.random.default_rng(0))
+
+
+def several(x):
+    return isinstance(x, (tuple, list))
+
+
+def differentiable(args, grad):
+    """The arrays that the gradients are of, and the call with others in their place."""
+    if not several(grad):
+        return [args[0]], lambda leaves: (leaves[0], *args[1:])
+    if several(args[0]):
+        return list(args[0]), lambda leaves: (type(args[0])(leaves), *args[1:])
+    n = len(grad)
+    return list(args[:n]), lambda leaves: (*leaves, *args[n:])
+
+
+def cast(x, dtype):
+    """The floating arrays of an argument in another dtype."""
+    if several(x):
+        return type(x)(cast(part, dtype) for part in x)
+    return x.astype(dtype) if isinstance(x, np.ndarray) and x.dtype.kind == "f" else x
+
+
+def naive(loss, args, knobs):
+    defaults = {name: knob.default for name, knob in loss.knobs.items()}
+    return loss.naive(np, *args, **defaults | knobs)
+
+
+def differences(loss, args, grad, knobs):
+    """The gradients by central differences of the formula in extended precision."""
+    args = cast(args, np.longdouble)
+    h = np.finfo(np.longdouble).eps ** (1 / 3)
+    leaves, rebuilt = differentiable(args, grad)
+    found = []
+    for leaf in leaves:
+        g = np.zeros_like(leaf)
+        for i in np.ndindex(leaf.shape):
+            kept = leaf[i]
+            leaf[i] = kept + h
+            up = naive(loss, rebuilt(leaves), knobs)
+            leaf[i] = kept - h
+            g[i] = (up - naive(loss, rebuilt(leaves), knobs)) / (2 * h)
+            leaf[i] = kept
+        found.append(g)
+    return found
+
+
+def flat(grad):
+    return list(grad) if several(grad) else [grad]
+
+
+@every_setting
+def test_value_and_gradient_are_the_formulas(loss, knobs):
+    args = call(loss)
+    value, grad = loss.value_and_grad(*args, **knobs)
+    assert type(value) is float
+    assert_allclose(value, float(naive(loss, cast(args, np.longdouble), knobs)), 1e-13)
+    wants = differences(loss, args, grad, knobs)
+    for g, want in zip(flat(grad), wants, strict=True):
+        assert g.dtype == np.float64
+        assert_allclose(g, want.astype(float), 1e-9, 1e-11)
+
+
+@every_setting
+def test_methods_agree(loss, knobs, dtype):
+    args = cast(call(loss), dtype)
+    value, grad = loss.value_and_grad(*args, **knobs)
+    assert loss(*args, **knobs) == value
+    again = loss.grad(*args, **knobs)
+    assert type(again) is type(grad)
+    for a, b in zip(flat(again), flat(grad), strict=True):
+        assert a.dtype == dtype
+        assert_array_equal(a, b)
+    wide, wide_grad = loss.value_and_grad(*cast(args, np.float64), **knobs)
+    rtol = 1e-5 if dtype == np.float32 else 0
+    assert_allclose(value, wide, rtol)
+    for a, b in zip(flat(grad), flat(wide_grad), strict=True):
+        assert_allclose(a, b, rtol, rtol * abs(b).max())
+
+
+LAYOUTS = {
+    "contiguous": lambda a: a.copy(),
+    "Fortran": np.asfortranarray,
+    "every other": lambda a: np.repeat(a, 2, axis=-1)[..., ::2],
+    "reversed": lambda a: a[::-1].copy()[::-1],
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder()),
+}
+
+
+def laid_out(x, layout):
+    if several(x):
+        return type(x)(laid_out(part, layout) for part in x)
+    return layout(x) if isinstance(x, np.ndarray) and x.ndim else x
+
+
+@every_setting
+@pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
+def test_layouts_and_out(loss, knobs, layout):
+    args = call(loss)
+    value, grad = loss.value_and_grad(*args, **knobs)
+    strided = tuple(laid_out(x, layout) for x in args)
+    assert_allclose(loss(*strided, **knobs), value, 1e-13)
+    filled = [layout(np.full(g.shape, 7.0)) for g in flat(grad)]
+    out = type(grad)(filled) if several(grad) else filled[0]
+    for method, given in (
+        ("grad", out),
+        ("grad", (out,)),
+        ("value_and_grad", out),
+        ("value_and_grad", (None, out)),
+    ):
+        for g in filled:
+            g[...] = 7
+        got = getattr(loss, method)(*strided, out=given, **knobs)
+        got = got[1] if method == "value_and_grad" else got
+        for a, b, want in zip(flat(got), filled, flat(grad), strict=True):
+            assert a is b
+            assert_allclose(a, want, 1e-12, 1e-15)
+    # No array given where one could be.
+    for given in (None, (None, None)):
+        got = loss.value_and_grad(*args, out=given, **knobs)[1]
+        for a, b in zip(flat(got), flat(grad), strict=True):
+            assert_array_equal(a, b)
+    assert loss(*args, out=(None,), **knobs) == value
+
+
+@every_setting
+def test_in_place(loss, knobs, dtype):
+    args = cast(call(loss), dtype)
+    value, grad = loss.value_and_grad(*args, **knobs)
+    leaves, rebuilt = differentiable(args, grad)
+    leaves = [leaf.copy() for leaf in leaves]
+    out = type(grad)(leaves) if several(grad) else leaves[0]
+    got, got_grad = loss.value_and_grad(*rebuilt(leaves), out=out, **knobs)
+    assert got == value
+    for a, leaf, want in zip(flat(got_grad), leaves, flat(grad), strict=True):
+        assert a is leaf
+        assert_array_equal(a, want)
+
+
+@every_setting
+def test_inputs_are_left_alone(loss, knobs):
+    args = call(loss)
+    arrays = [a for x in args for a in (x if several(x) else [x]) if isinstance(a, np.ndarray)]
+    before = [a.copy() for a in arrays]
+    for a in arrays:
+        a.flags.writeable = False
+    loss.value_and_grad(*args, **knobs)
+    for a, b in zip(arrays, before, strict=True):
+        assert_array_equal(a, b)
+
+
+def raises(error, loss, *words):
+    return pytest.raises(error, match="".join(f"(?=.*{re.escape(w)})" for w in (loss.name, *words)))
+
+
+@every_set
+def test_bad_out_is_named(loss):
+    args = call(loss)
+    grad = loss.grad(*args)
+    leaves, rebuilt = differentiable(args, grad)
+
+    def given(bad):
+        rest = [np.zeros(g.shape) for g in flat(grad)[1:]]
+        return type(grad)([bad, *rest]) if several(grad) else bad
+
+    shape = leaves[0].shape
+    for error, bad, word in (
+        (TypeError, "out", "ndarray"),
+        (TypeError, np.zeros(shape, int), "int64"),
+        (TypeError, np.zeros(shape, np.float16), "float16"),
+        (ValueError, np.zeros((*shape, 1)), str(shape)),
+        (ValueError, np.broadcast_to(0.0, shape), "read-only"),
+    ):
+        with raises(error, loss, "out", word):
+            loss.grad(*args, out=given(bad))
+        with raises(error, loss, "out", word):
+            loss.value_and_grad(*args, out=(None, given(bad)))
+    buffer = np.zeros(leaves[0].size + 1)
+    buffer[:-1] = leaves[0].ravel()
+    inside = buffer[:-1].reshape(shape)
+    with raises(ValueError, loss, "out", "overlaps"):
+        loss.grad(*rebuilt([inside, *leaves[1:]]), out=given(buffer[1:].reshape(shape)))
+    assert_array_equal(inside, leaves[0])
+    for bad in ((None,) * 3, ()):
+        with raises((TypeError, ValueError), loss, "out"):
+            loss.value_and_grad(*args, out=bad)
+    with raises(ValueError, loss, "out", "float"):
+        loss(*args, out=(np.zeros(()),))
+    with raises(ValueError, loss, "out", "float"):
+        loss.value_and_grad(*args, out=(np.zeros(()), given(np.zeros(shape))))
+    if several(grad) and len(grad) > 1:
+        shared = np.zeros(max(leaf.size for leaf in leaves))
+        both = [shared[: leaf.size].reshape(leaf.shape) for leaf in leaves]
+        with raises(ValueError, loss, "out", "overlap"):
+            loss.grad(*args, out=type(grad)(both))
+        with raises(ValueError, loss, "out", str(len(grad))):
+            loss.grad(*args, out=(None,) * (len(grad) + 1))
+        with raises(TypeError, loss, "out", "tuple"):
+            loss.grad(*args, out=np.zeros(shape))
+
+
+@every_set
+def test_knobs_are_checked_by_call_and_bind(loss):
+    args = call(loss)
+    for name, knob in loss.knobs.items():
+        for value in (1j, object()):
+            for method in METHODS:
+                with raises(TypeError, loss, name):
+                    getattr(loss, method)(*args, **{name: value})
+            with raises(TypeError, loss, name):
+                loss.bind(**{name: value})
+        bad = "average" if knob.choices else -2.0 if knob.check else None
+        if bad is not None:
+            for function in (lambda **k: loss.grad(*args, **k), loss.bind):
+                with raises(ValueError, loss, name, repr(bad)):
+                    function(**{name: bad})
+    for function in (lambda **k: loss(*args, **k), lambda **k: loss.grad(*args, **k), loss.bind):
+        for unknown in ("tempreature", "reduction", "normalizer"):
+            with raises(TypeError, loss, repr(unknown)):
+                function(**{unknown: 2.0})
+    if "num_threads" in loss.common:
+        for error, bad in ((ValueError, 0), (TypeError, 1.5)):
+            with raises(error, loss, "num_threads"):
+                loss(*args, num_threads=bad)
+            with raises(error, loss, "num_threads"):
+                loss.bind(num_threads=bad)
+
+
+@every_setting
+def test_bind_is_the_call_with_those_defaults(loss, knobs):
+    args = call(loss)
+    settings = knobs | ({"num_threads": 1} if "num_threads" in loss.common else {})
+    bound = loss.bind(**settings)
+    for twin in (bound, pickle.loads(pickle.dumps(bound))):
+        assert twin == bound and hash(twin) == hash(bound) and isinstance(twin, fl.Loss)
+        value, grad = twin.value_and_grad(*args)
+        want, want_grad = loss.value_and_grad(*args, **settings)
+        assert value == want
+        for a, b in zip(flat(grad), flat(want_grad), strict=True):
+            assert_array_equal(a, b)
+    assert pickle.loads(pickle.dumps(loss)) is loss
+    assert pickle.loads(pickle.dumps(bound.grad)).__self__.loss == bound
+    shown = inspect.signature(bound).parameters
+    for name, value in settings.items():
+        assert_array_equal(shown[name].default, value)
+        assert name in repr(bound)
+
+
+@every_set
+def test_help_tells_the_formula_and_every_parameter(loss):
+    text = pydoc.plain(pydoc.render_doc(loss))
+    assert "".join(loss.formula.split()) in "".join(text.split())
+    for section in ("Parameters", "Raises", "Notes", "Examples"):
+        assert f"{section}\n" in text
+    names = list(inspect.signature(loss).parameters)
+    assert {*loss.knobs, *loss.common} <= set(names)
+    for name in names:
+        assert re.search(rf"^(\w+, )*{name}(, \w+)* : ", inspect.getdoc(loss), re.M), name
+    assert loss.__doc__.startswith(f"{loss.name}({names[0]}")
+    for method in METHODS[1:]:
+        assert getattr(loss, method).__doc__.startswith(f"{loss.name}.{method}(")
+    for absent in ("grad_and_hess", "value_grad_hess", "normalizer"):
+        assert not hasattr(loss, absent)
+
+
+@every_setting
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e300])
+def test_special_values_raise_no_warning_and_nan_is_seen(loss, knobs, bad):
+    args = call(loss)
+    leaves, rebuilt = differentiable(args, loss.grad(*args, **knobs))
+    leaves[0][(0,) * leaves[0].ndim] = bad
+    with np.errstate(all="raise"):
+        value, grad = loss.value_and_grad(*rebuilt(leaves), **knobs)
+    if np.isnan(bad):
+        assert np.isnan(value)
+        assert np.isnan(flat(grad)[0][(0,) * leaves[0].ndim])
+    if bad == 1e300:
+        narrow = cast(rebuilt(leaves), np.float64)
+        outs = [np.zeros(g.shape, np.float32) for g in flat(grad)]
+        with np.errstate(all="raise"):
+            loss.grad(*narrow, out=type(grad)(outs) if several(grad) else outs[0], **knobs)
+
+
+# rmse_loss
+
+
+def test_rmse_is_the_root_of_the_mean(dtype, rng):
+    pred, target = (rng.standard_normal((40, 3)).astype(dtype) for _ in range(2))
+    weight = rng.uniform(0, 2, 40)
+    mask = rng.random((40, 3)) > 0.3
+    for options in ({}, {"sample_weight": weight}, {"mask": mask, "sample_weight": weight}):
+        value, grad = fl.rmse_loss.value_and_grad(pred, target, **options)
+        mean, of_mean = fl.mse_loss.value_and_grad(pred, target, **options)
+        assert value == np.sqrt(mean)
+        assert_allclose(grad, of_mean / (2 * value), 8 * np.finfo(dtype).eps)
+    value, grad = fl.rmse_loss.value_and_grad(pred, target, mask=np.zeros(40, bool))
+    assert np.isnan(value) and not grad.any()
+    value, grad = fl.rmse_loss.value_and_grad(pred, pred)
+    assert value == 0 and not grad.any()
+    value, grad = fl.rmse_loss.value_and_grad(pred, target, sample_weight=-weight)
+    assert_allclose(value, fl.rmse_loss(pred, target, sample_weight=weight), 1e-14)
+    want = fl.rmse_loss.grad(pred, target, sample_weight=weight)
+    assert_allclose(grad, want, 8 * np.finfo(dtype).eps)
+    gradients = [
+        fl.rmse_loss.grad(np.tile(pred, (9000, 1)), np.tile(target, (9000, 1)), num_threads=n)
+        for n in (1, 2)
+    ]
+    assert_array_equal(*gradients)
+
+
+def test_rmse_errors():
+    with pytest.raises(ValueError, match=r"rmse_loss: target: expected pred's shape \(3,\)"):
+        fl.rmse_loss(np.zeros(3), np.zeros((3, 1)))
+    with pytest.raises(TypeError, match=r"rmse_loss: mask: expected bool"):
+        fl.rmse_loss.grad(np.zeros(3), np.zeros(3), mask=[1, 0, 1])
+    with pytest.raises(TypeError, match=r"rmse_loss: pred: expected float32, float64 or"):
+        fl.rmse_loss.grad("a", np.zeros(3))
