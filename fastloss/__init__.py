@@ -35,6 +35,7 @@ from fastloss.multiclass import (
     poly_loss,
     softmax_focal_loss,
 )
+from fastloss.penalties import elastic_net_penalty, l1_penalty, l2_penalty
 from fastloss.regression import (
     absolute_percentage_error_loss,
     cauchy_loss,
@@ -82,6 +83,7 @@ __all__ = [
     "class_weights",
     "clip_grad_norm",
     "cross_entropy",
+    "elastic_net_penalty",
     "epsilon_insensitive_loss",
     "expectile_loss",
     "exponential_loss",
@@ -96,6 +98,8 @@ __all__ = [
     "huber_loss",
     "kernels",
     "l1_loss",
+    "l1_penalty",
+    "l2_penalty",
     "log_cosh_loss",
     "log_sigmoid",
     "log_softmax",

@@ -618,6 +618,15 @@ class Set(_Pickles, Checks):
             raise self.fail(ValueError, "out", f"expected {n} gradients, got {len(out)}")
         return list(out)
 
+    def ask(self, loss: Any, *args: Any, out: Any, **options: Any) -> tuple[Any, Any]:
+        """Loss and gradient of another loss, as far as this call is for them: else 0 and None."""
+        if self.results == "l":
+            return loss(*args, **options), None
+        if self.results == "g":
+            return 0, loss.grad(*args, out=out, **options)
+        value, grad = loss.value_and_grad(*args, out=out, **options)
+        return value, grad
+
     def __call__(self, value: float, gradient: Any) -> Gradients[Any]:
         """What the method returns, of a loss and a gradient of which it may ask for one."""
         found: Any = {"l": value, "g": gradient, "lg": (value, gradient)}[self.results]

@@ -27,6 +27,9 @@ def _arrays(rng, *shapes):
 # it is a tuple and that is none, of as many arguments as it has entries.
 CALLS = {
     "rmse_loss": (lambda rng: _arrays(rng, (6, 5), (6, 5)), [{}]),
+    "l1_penalty": (lambda rng: (_arrays(rng, (6, 5), (4,), (2, 3, 1)),), [{}, {"strength": 0.3}]),
+    "l2_penalty": (lambda rng: (list(_arrays(rng, (6, 5), (4,))),), [{}, {"strength": 0.3}]),
+    "elastic_net_penalty": (lambda rng: _arrays(rng, (6, 5)), [{}, {"l1": 0.3, "l2": 0}]),
 }
 every_set = pytest.mark.parametrize("loss", SETS, ids=lambda loss: loss.name)
 every_setting = pytest.mark.parametrize(
@@ -224,7 +227,7 @@ def test_bad_out_is_named(loss):
     with raises(ValueError, loss, "out", "overlaps"):
         loss.grad(*rebuilt([inside, *leaves[1:]]), out=given(buffer[1:].reshape(shape)))
     assert_array_equal(inside, leaves[0])
-    for bad in ((None,) * 3, ()):
+    for bad in ((None,) * 17, ()):
         with raises((TypeError, ValueError), loss, "out"):
             loss.value_and_grad(*args, out=bad)
     with raises(ValueError, loss, "out", "float"):
@@ -358,3 +361,81 @@ def test_rmse_errors():
         fl.rmse_loss.grad(np.zeros(3), np.zeros(3), mask=[1, 0, 1])
     with pytest.raises(TypeError, match=r"rmse_loss: pred: expected float32, float64 or"):
         fl.rmse_loss.grad("a", np.zeros(3))
+
+
+# Penalties
+
+PENALTIES = {
+    fl.l1_penalty: (0.3,),
+    fl.l2_penalty: (0.3,),
+    fl.elastic_net_penalty: (0.3, 0.7),
+}
+every_penalty = pytest.mark.parametrize(
+    ("loss", "strengths"), PENALTIES.items(), ids=lambda x: getattr(x, "name", "")
+)
+
+
+@every_penalty
+def test_gradients_come_as_the_weights_did(loss, strengths, dtype, rng):
+    weights = [rng.standard_normal(shape).astype(dtype) for shape in ((3, 4), (5,), (), (0, 2))]
+    parts = [loss.value_and_grad(w, *strengths) for w in weights]
+    for kind in (list, tuple):
+        value, grads = loss.value_and_grad(kind(weights), *strengths)
+        assert type(grads) is kind
+        assert_allclose(value, sum(v for v, _ in parts), 1e-14)
+        for a, (_, b) in zip(grads, parts, strict=True):
+            assert type(a) is np.ndarray and a.dtype == dtype
+            assert_array_equal(a, b)
+        assert loss.value_and_grad(kind()) == (0.0, kind())
+    # No arrays in it: one array itself.
+    value, grad = loss.value_and_grad([[1.0, -2.0], [0.0, 3.0]], *strengths)
+    assert grad.shape == (2, 2) and grad[1, 0] == 0
+    names = list(loss.knobs)
+    assert loss.bind(**dict(zip(names, strengths, strict=True)))(weights) == loss(
+        weights, *strengths
+    )
+
+
+@every_penalty
+def test_penalties_are_pytorchs(loss, strengths, rng):
+    torch = pytest.importorskip("torch")
+    weights = rng.standard_normal((30, 7))
+    w = torch.tensor(weights, requires_grad=True)
+    l1, l2 = {
+        fl.l1_penalty: (0.3, 0),
+        fl.l2_penalty: (0, 0.3),
+    }.get(loss, strengths)
+    total = l1 * w.abs().sum() + l2 / 2 * w.square().sum()
+    total.backward()
+    value, grad = loss.value_and_grad(weights, *strengths)
+    assert_allclose(value, total.item(), 1e-13)
+    assert_allclose(grad, w.grad.numpy(), 1e-14)
+
+
+def test_one_array_of_the_elastic_net_in_place_and_no_strength(rng):
+    weights = [rng.standard_normal(5), rng.standard_normal((2, 2))]
+    want = fl.elastic_net_penalty.grad(weights, 0.5, 2.0)
+    for w, g in zip(weights, want, strict=True):
+        assert_allclose(g, 0.5 * np.sign(w) + 2 * w, 1e-15)
+    assert_array_equal(fl.elastic_net_penalty.grad(weights, 0.5, 0.0)[1], 0.5 * np.sign(weights[1]))
+    copies = [w.copy() for w in weights]
+    fl.elastic_net_penalty.grad(copies, 0.5, 2.0, out=copies)
+    for a, b in zip(copies, want, strict=True):
+        assert_array_equal(a, b)
+    partly = fl.elastic_net_penalty.grad(weights, 0.5, 2.0, out=[None, copies[1]])
+    assert partly[1] is copies[1]
+    assert_array_equal(partly[0], want[0])
+    assert fl.l2_penalty.value_and_grad(np.array([np.nan]), 0.0) == (0.0, np.zeros(1))
+
+
+def test_penalties_name_the_array():
+    good = np.zeros(3)
+    with pytest.raises(TypeError, match=r"l1_penalty: weights\[1\]: expected float32.*complex"):
+        fl.l1_penalty.grad([good, 1j * good])
+    with pytest.raises(ValueError, match=r"l2_penalty: strength: expected a number >= 0, got -1"):
+        fl.l2_penalty([good], -1)
+    with pytest.raises(ValueError, match=r"out: expected shape \(3,\), got \(2,\)"):
+        fl.l2_penalty.grad([good, good.copy()], out=[np.zeros(3), np.zeros(2)])
+    other = np.zeros(3)
+    with pytest.raises(ValueError, match=r"out: overlaps weights\[1\]"):
+        fl.l2_penalty.grad([good, other], out=[other, None])
