@@ -36,6 +36,7 @@ from fastloss.multiclass import (
     softmax_focal_loss,
 )
 from fastloss.penalties import elastic_net_penalty, l1_penalty, l2_penalty
+from fastloss.reconstruction import perceptual_loss, psnr
 from fastloss.regression import (
     absolute_percentage_error_loss,
     cauchy_loss,
@@ -109,9 +110,11 @@ __all__ = [
     "mse_loss",
     "negative_binomial_nll_loss",
     "perceptron_loss",
+    "perceptual_loss",
     "poisson_nll_loss",
     "poly_loss",
     "pseudo_huber_loss",
+    "psnr",
     "quantile_loss",
     "rmse_loss",
     "set_num_threads",

@@ -286,12 +286,12 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif name in ("axis", "ignore_index"):
             done[name] = _integer(loss, name, value)
         else:
-            done[name] = np.array(_per_class(loss.name, name, value))
+            done[name] = np.array(per_class(loss.name, name, value))
             done[name].flags.writeable = False
     return done
 
 
-def _per_class(loss: str, name: str, x: Any) -> Array:
+def per_class(loss: str, name: str, x: Any) -> Array:
     """A knob of one number per class, or for all: none negative."""
     a = array(loss, name, x)
     if a.ndim > 1:
@@ -464,7 +464,7 @@ class Elementwise(_Pickles, ElementwiseGate):
         if x is None:
             return None, 1.0
         name = self.per_class_name()
-        a = _per_class(call.name, name, x)
+        a = per_class(call.name, name, x)
         if a.ndim == 0:
             return None, float(a)
         if not call.shape or a.shape != call.shape[-1:]:
@@ -797,7 +797,7 @@ class Rows(_Pickles, RowsGate):
         if x is None:
             return None
         name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
-        a = _per_class(call.name, name, x)
+        a = per_class(call.name, name, x)
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a

@@ -29,6 +29,10 @@ CALLS = {
     "rmse_loss": (lambda rng: _arrays(rng, (6, 5), (6, 5)), [{}]),
     "l1_penalty": (lambda rng: (_arrays(rng, (6, 5), (4,), (2, 3, 1)),), [{}, {"strength": 0.3}]),
     "l2_penalty": (lambda rng: (list(_arrays(rng, (6, 5), (4,))),), [{}, {"strength": 0.3}]),
+    "perceptual_loss": (
+        lambda rng: tuple(_arrays(rng, (2, 3, 4), (5,)) for _ in range(2)),
+        [{}, {"norm": "l2"}, {"weights": [0.3, 2.0], "norm": "l1"}],
+    ),
     "elastic_net_penalty": (lambda rng: _arrays(rng, (6, 5)), [{}, {"l1": 0.3, "l2": 0}]),
 }
 every_set = pytest.mark.parametrize("loss", SETS, ids=lambda loss: loss.name)
@@ -439,3 +443,80 @@ def test_penalties_name_the_array():
     other = np.zeros(3)
     with pytest.raises(ValueError, match=r"out: overlaps weights\[1\]"):
         fl.l2_penalty.grad([good, other], out=[other, None])
+
+
+# Reconstruction
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2"])
+def test_perceptual_loss_is_pytorchs_composed(norm, rng):
+    torch = pytest.importorskip("torch")
+    shapes = [(2, 3, 8, 8), (2, 6, 4, 4), (7,)]
+    features, targets = ([rng.standard_normal(s) for s in shapes] for _ in range(2))
+    function = {"l1": torch.nn.functional.l1_loss, "l2": torch.nn.functional.mse_loss}[norm]
+    z = [torch.tensor(f, requires_grad=True) for f in features]
+    for weights in (None, [0.5, 2.0, 0.0]):
+        total = sum(
+            w * function(f, torch.tensor(t))
+            for w, f, t in zip(weights or [1, 1, 1], z, targets, strict=True)
+        )
+        for f in z:
+            f.grad = None
+        total.backward()
+        value, grads = fl.perceptual_loss.value_and_grad(
+            features, targets, weights=weights, norm=norm
+        )
+        assert type(grads) is tuple
+        assert_allclose(value, total.item(), 1e-13)
+        for g, f in zip(grads, z, strict=True):
+            assert_allclose(g, f.grad.numpy(), 1e-13)
+
+
+def test_perceptual_loss_of_odd_input(rng):
+    assert fl.perceptual_loss.value_and_grad([], []) == (0.0, ())
+    value, (grad,) = fl.perceptual_loss.value_and_grad([np.zeros((0, 3))], [np.zeros((0, 3))])
+    assert np.isnan(value) and grad.shape == (0, 3)
+    value, (grad,) = fl.perceptual_loss.value_and_grad(
+        [np.full(3, np.nan)], [[0, 0, 0]], weights=[0]
+    )
+    assert value == 0 and not grad.any()
+    f = rng.standard_normal(4)
+    value, (first, second) = fl.perceptual_loss.value_and_grad((f, f.astype("f")), ([0] * 4, f))
+    assert first.dtype == np.float64 and second.dtype == np.float32
+    for arguments, error, words in (
+        (([f], [f, f]), ValueError, "target_features: expected 1 maps, got 2"),
+        (
+            ([f], [f[1:]]),
+            ValueError,
+            r"target_features\[0\]: expected the shape \(4,\) of features",
+        ),
+        ((f, [f]), TypeError, "features: expected a list or tuple of arrays, got .*ndarray"),
+        (([f], [1j * f]), TypeError, r"target_features\[0\]: expected float32"),
+    ):
+        with pytest.raises(error, match=f"^perceptual_loss: {words}"):
+            fl.perceptual_loss(*arguments)
+    for weights in ([1.0, 2.0], 1.0):
+        with pytest.raises(ValueError, match=r"^perceptual_loss: weights: expected shape \(1,\)"):
+            fl.perceptual_loss([f], [f], weights=weights)
+    with pytest.raises(ValueError, match=r"^perceptual_loss: norm: .*'l1', 'l2'.*got 'l3'"):
+        fl.perceptual_loss([f], [f], norm="l3")
+
+
+def test_psnr(rng):
+    target = rng.random((20, 20))
+    pred = target + 0.1 * rng.standard_normal((20, 20))
+    mean = np.mean((pred - target) ** 2)
+    assert_allclose(fl.psnr(pred, target), 10 * np.log10(1 / mean), 1e-14)
+    assert_allclose(fl.psnr(pred, target, data_range=255), 10 * np.log10(255**2 / mean), 1e-14)
+    keep = rng.random((20, 20)) > 0.5
+    want = 10 * np.log10(1 / np.mean((pred - target)[keep] ** 2))
+    assert_allclose(fl.psnr(pred, target, mask=keep), want, 1e-14)
+    assert_allclose(fl.psnr(pred, target, sample_weight=1.5 * keep), want, 1e-14)
+    assert fl.psnr(target, target) == np.inf and fl.psnr([1e200], [0.0]) == -np.inf
+    assert np.isnan(fl.psnr([], [])) and np.isnan(fl.psnr([np.nan], [0.0]))
+    assert_allclose(fl.psnr([1e100], [0.0], data_range=1e200), 2000)
+    for error, bad in ((ValueError, 0), (ValueError, np.inf), (TypeError, "1"), (TypeError, None)):
+        with pytest.raises(error, match=r"^psnr: data_range: expected"):
+            fl.psnr(pred, target, data_range=bad)
+    with pytest.raises(ValueError, match=r"^psnr: target: expected pred's shape"):
+        fl.psnr(pred, target[0])
