@@ -55,6 +55,7 @@ from fastloss.regression import (
     smooth_l1_loss,
     squared_epsilon_insensitive_loss,
 )
+from fastloss.segmentation import dice_loss, tversky_loss
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
     GradientCheck,
@@ -84,6 +85,7 @@ __all__ = [
     "class_weights",
     "clip_grad_norm",
     "cross_entropy",
+    "dice_loss",
     "elastic_net_penalty",
     "epsilon_insensitive_loss",
     "expectile_loss",
@@ -129,6 +131,7 @@ __all__ = [
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
     "threads",
+    "tversky_loss",
     "tweedie_loss",
     "weighted_sum",
 ]

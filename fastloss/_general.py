@@ -73,7 +73,7 @@ class Checks:
             raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
         extent = array.itemsize
         for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-            if n > 1 and stride < extent:
+            if n > 1 and stride < extent and array.size:
                 raise self.fail(ValueError, "out", "its elements overlap each other")
             extent += stride * (n - 1)
         for name, x in inputs.items():
@@ -284,7 +284,7 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif loss.knobs[name].choices:
             done[name] = loss.check_choice(name, value)
         elif name in ("axis", "ignore_index"):
-            done[name] = _integer(loss, name, value)
+            done[name] = integer(loss, name, value)
         else:
             done[name] = np.array(per_class(loss.name, name, value))
             done[name].flags.writeable = False
@@ -301,7 +301,7 @@ def per_class(loss: str, name: str, x: Any) -> Array:
     return a
 
 
-def _integer(loss: Any, name: str, value: Any) -> int:
+def integer(loss: Any, name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{loss.name}: {name}: expected an integer, got {value!r}")
     number = int(value.__index__())
@@ -659,7 +659,7 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
-        axis = _integer(self.loss, "axis", axis)
+        axis = integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim
         if not -ndim <= axis < ndim:
@@ -670,7 +670,7 @@ class Rows(_Pickles, RowsGate):
         if "label_smoothing" in self.loss.knobs:
             smoothing = self.loss.check_knob("label_smoothing", label_smoothing)
         if ignore_index is not None:
-            ignore_index = _integer(self.loss, "ignore_index", ignore_index)
+            ignore_index = integer(self.loss, "ignore_index", ignore_index)
         classes = call.pred.shape[axis]
         if classes == 0:
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")

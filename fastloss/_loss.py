@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -441,13 +442,6 @@ class Loss(Generic[P, G]):
         kind = ValueError if isinstance(value, str) else TypeError
         raise kind(f"{self.name}: {name}: expected one of {choices}, got {value!r}")
 
-    def named(self, name: str) -> Self:
-        """The loss with another name, so that its errors name the function called."""
-        new = copy.copy(self)
-        new.name = name
-        new._make_methods(new.__wrapped__)
-        return new
-
     def _key(self) -> tuple[Any, ...]:
         def frozen(v: Any) -> Any:
             return (v.dtype.str, v.shape, v.tobytes()) if isinstance(v, np.ndarray) else v
@@ -495,6 +489,15 @@ class HessianLoss(Loss[P, Array]):
             self, *args: Any, reduction: Literal["none"], **kwargs: Any
         ) -> tuple[Array, Array, Array]: ...
         def value_grad_hess(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@cache
+def named(loss: Loss[Any, Any], name: str) -> Any:
+    """The loss with another name, so that its errors name the function called."""
+    new = copy.copy(loss)
+    new.name = name
+    new._make_methods(new.__wrapped__)
+    return new
 
 
 def _restore(name: str, bound: dict[str, Any]) -> Loss[Any, Any]:

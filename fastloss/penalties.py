@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss._general import Set
-from fastloss._loss import Gradients, NonNegative, first_order_loss
+from fastloss._loss import Gradients, NonNegative, first_order_loss, named
 from fastloss.regression import half_mse_loss, l1_loss
 
 Weights = ArrayLike | Sequence[ArrayLike]
@@ -49,7 +49,7 @@ def _penalty(
     arrays = {name: run.array(name, w) for name, w in given.items()}
     outs = run.outs(common, arrays, {}, several=several)
     terms = [
-        (loss.named(run.name), strength)
+        (named(loss, run.name), strength)
         for loss, strength in ((l1_loss, l1), (half_mse_loss, l2))
         if strength is not None
     ]

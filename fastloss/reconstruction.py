@@ -9,7 +9,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from numpy.typing import ArrayLike
 
 from fastloss._general import Array, Set, per_class
-from fastloss._loss import Gradients, PerClass, as_number, first_order_loss
+from fastloss._loss import Gradients, PerClass, as_number, first_order_loss, named
 from fastloss.regression import l1_loss, mse_loss
 
 
@@ -95,7 +95,7 @@ def perceptual_loss(
     array([0.25, 0.  ])
     """
     options = run.common(common)
-    norm_of = {"l1": l1_loss, "l2": mse_loss}[run.check_choice("norm", norm)].named(run.name)
+    norm_of = named({"l1": l1_loss, "l2": mse_loss}[run.check_choice("norm", norm)], run.name)
     maps = _maps(run, "features", features)
     targets = _maps(run, "target_features", target_features)
     if len(maps) != len(targets):
@@ -126,7 +126,7 @@ def perceptual_loss(
     return run(total, tuple(gradients))
 
 
-_SQUARES = mse_loss.named("psnr")
+_SQUARES = named(mse_loss, "psnr")
 
 
 def psnr(

@@ -21,6 +21,7 @@ from fastloss._loss import (
     Positive,
     first_order_loss,
     loss,
+    named,
 )
 
 
@@ -745,7 +746,7 @@ class Weighted(TypedDict, total=False):
     num_threads: int | None
 
 
-_SQUARES = mse_loss.named("rmse_loss")
+_SQUARES = named(mse_loss, "rmse_loss")
 
 
 @first_order_loss(

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._general import Call, _integer, _same, array
-from fastloss._loss import Loss
+from fastloss._general import Call, _same, array, integer
+from fastloss._loss import Loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
 
@@ -32,7 +32,7 @@ _NAMES: tuple[tuple[Loss[Any, Any], tuple[str, ...]], ...] = (
     (cross_entropy, ("softmax", "log_softmax", "logsumexp")),
 )
 _LOSSES: dict[str, Any] = {
-    name: loss.named(name).bind(reduction="none") for loss, names in _NAMES for name in names
+    name: named(loss, name).bind(reduction="none") for loss, names in _NAMES for name in names
 }
 
 
@@ -178,7 +178,7 @@ class _RowCall(Call):
     def __init__(self, name: str, pred: ArrayLike, axis: int) -> None:
         self.loss = _LOSSES[name]
         super().__init__(self.loss.grad.__self__, pred, 0, None)
-        axis, ndim = _integer(self.loss, "axis", axis), self.pred.ndim
+        axis, ndim = integer(self.loss, "axis", axis), self.pred.ndim
         if not -ndim <= axis < ndim:
             raise self.fail(
                 ValueError, "axis", f"expected -{ndim} <= axis < {ndim} for {ndim} axes, got {axis}"

@@ -8,12 +8,14 @@ import inspect
 import pickle
 import pydoc
 import re
+import tracemalloc
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastloss as fl
+from fastloss import segmentation
 
 SETS = [loss for loss in fl.losses().values() if loss.kind == "set"]
 METHODS = ("__call__", "value_and_grad", "grad")
@@ -23,6 +25,13 @@ def _arrays(rng, *shapes):
     return tuple(rng.standard_normal(shape) for shape in shapes)
 
 
+def _segments(rng):
+    labels = rng.integers(3, size=(2, 4, 5))
+    labels[0, 0, 0] = 0
+    return rng.standard_normal((2, 4, 5, 3)), labels
+
+
+OVERLAPS = [{}, {"smooth": 2.0, "per_sample": True}, {"ignore_index": 2, "from_logits": False}]
 # A call of each loss, and knobs beside the defaults. The gradient is of the first argument, or, if
 # it is a tuple and that is none, of as many arguments as it has entries.
 CALLS = {
@@ -33,6 +42,8 @@ CALLS = {
         lambda rng: tuple(_arrays(rng, (2, 3, 4), (5,)) for _ in range(2)),
         [{}, {"norm": "l2"}, {"weights": [0.3, 2.0], "norm": "l1"}],
     ),
+    "dice_loss": (_segments, OVERLAPS),
+    "tversky_loss": (_segments, [*OVERLAPS, {"alpha": 0.3, "beta": 1.7}]),
     "elastic_net_penalty": (lambda rng: _arrays(rng, (6, 5)), [{}, {"l1": 0.3, "l2": 0}]),
 }
 every_set = pytest.mark.parametrize("loss", SETS, ids=lambda loss: loss.name)
@@ -520,3 +531,185 @@ def test_psnr(rng):
             fl.psnr(pred, target, data_range=bad)
     with pytest.raises(ValueError, match=r"^psnr: target: expected pred's shape"):
         fl.psnr(pred, target[0])
+
+
+# Segmentation
+
+every_overlap = pytest.mark.parametrize(
+    ("loss", "knobs"),
+    [(fl.dice_loss, {}), (fl.tversky_loss, {"alpha": 0.3, "beta": 0.7})],
+    ids=["dice", "tversky"],
+)
+
+
+def _layouts(rng):
+    """Predictions, targets and knobs of every mode."""
+    z, labels = rng.standard_normal((2, 4, 5, 3)), rng.integers(3, size=(2, 4, 5))
+    image, shares = np.moveaxis(z, -1, 1), rng.dirichlet(np.ones(3), (2, 4, 5))
+    some = (rng.random((2, 4, 5)) > 0.5) * 1.0
+    yield z, labels, {}
+    yield image, labels, {"axis": 1, "ignore_index": 2}
+    yield np.abs(image), labels, {"axis": 1, "ignore_index": 2, "from_logits": False}
+    yield z, shares, {"mode": "multiclass"}
+    yield z, np.eye(3)[labels], {"mode": "multiclass", "from_logits": False}
+    yield z, rng.random(z.shape), {"mode": "multilabel"}
+    yield z[..., 0], some, {}
+    yield z[..., 0], rng.random((2, 4, 5)), {}
+    yield z[..., 0], np.where(z[..., 1] > 0, 255, some), {"ignore_index": 255}
+    yield z[..., 0], some, {"ignore_index": 1, "from_logits": False}
+    yield z[0, 0], labels[0, 0], {}
+    yield z[0, 0, 0], labels[0, 0, 0], {}
+
+
+@every_overlap
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_every_mode_is_the_formula(loss, knobs, per_sample, rng):
+    for z, target, mode in _layouts(rng):
+        settings = {**knobs, **mode, "per_sample": per_sample}
+        value, grad = loss.value_and_grad(z, target, **settings)
+        assert_allclose(value, float(naive(loss, (z.astype("g"), target), settings)), 1e-13)
+        (want,) = differences(loss, (z, target), grad, settings)
+        assert_allclose(grad, want.astype(float), 1e-8, 1e-12)
+
+
+@every_overlap
+def test_blocks_threads_and_memory_order_change_nothing(loss, knobs, monkeypatch, rng):
+    for z, target, mode in _layouts(rng):
+        for per_sample in (False, True):
+            settings = {**knobs, **mode, "per_sample": per_sample}
+            value, grad = loss.value_and_grad(z, target, **settings)
+            with monkeypatch.context() as patch:
+                patch.setattr(segmentation, "CHUNK", 37)
+                patch.setattr(segmentation, "BLOCK", 11)
+                blocked, blocked_grad = loss.value_and_grad(z, target, **settings)
+                assert loss(z, target, **settings) == blocked
+                other = z.astype(np.float64).copy()
+                again = loss.value_and_grad(other, target, out=other, **settings)
+                assert again[0] == blocked and again[1] is other
+                assert_array_equal(other, blocked_grad)
+            assert_allclose(blocked, value, 1e-14)
+            assert_allclose(blocked_grad, grad, 1e-13, 1e-17)
+    z = rng.standard_normal((2, 3, 300, 400)).astype("f")
+    target = rng.integers(3, size=(2, 300, 400)).astype(np.uint8)
+    one, two = (loss.value_and_grad(z, target, axis=1, num_threads=n, **knobs) for n in (1, 2))
+    assert one[0] == two[0] == loss(z, target, axis=1, **knobs)
+    assert_array_equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_dice_is_pytorchs_composed(per_sample, rng):
+    torch = pytest.importorskip("torch")
+    z, labels = rng.standard_normal((3, 4, 20, 30)), rng.integers(4, size=(3, 20, 30))
+    axes = (2, 3) if per_sample else (0, 2, 3)
+
+    def theirs(p, t, axes):
+        overlap = 2 * (p * t).sum(axes) + 1e-5
+        return (1 - overlap / (p.sum(axes) + t.sum(axes) + 1e-5)).mean()
+
+    x = torch.tensor(z, requires_grad=True)
+    hot = torch.nn.functional.one_hot(torch.tensor(labels), 4).movedim(-1, 1)
+    total = theirs(x.softmax(1), hot, axes)
+    total.backward()
+    value, grad = fl.dice_loss.value_and_grad(z, labels, axis=1, per_sample=per_sample)
+    assert_allclose(value, total.item(), 1e-12)
+    assert_allclose(grad, x.grad.numpy(), 1e-9, 1e-15)
+    x = torch.tensor(z, requires_grad=True)
+    target = rng.random(z.shape)
+    axes = (1, 2, 3) if per_sample else None
+    total = theirs(x.sigmoid(), torch.tensor(target), axes)
+    total.backward()
+    value, grad = fl.dice_loss.value_and_grad(z, target, per_sample=per_sample)
+    assert_allclose(value, total.item(), 1e-12)
+    assert_allclose(grad, x.grad.numpy(), 1e-9, 1e-15)
+
+
+def test_dice_and_tversky_are_one_family(rng):
+    z, labels = rng.standard_normal((2, 6, 3)), rng.integers(3, size=(2, 6))
+    dice = fl.dice_loss.value_and_grad(z, labels, smooth=2)
+    tversky = fl.tversky_loss.value_and_grad(z, labels, smooth=1)
+    assert dice[0] == tversky[0]
+    assert_array_equal(dice[1], tversky[1])
+    # Labels are one-hot shares.
+    for options in ({}, {"from_logits": False}):
+        want = fl.dice_loss.value_and_grad(z, labels, **options)
+        for hot in (np.eye(3)[labels], np.eye(3, dtype=bool)[labels]):
+            got = fl.dice_loss.value_and_grad(z, hot, mode="multiclass", **options)
+            assert_allclose(got[0], want[0], 1e-14)
+            assert_allclose(got[1], want[1], 1e-13)
+
+
+def test_confident_overlaps_lose_nothing(dtype):
+    labels = np.array([[0, 1], [1, 0]])
+    z = np.where(labels[..., None] == np.arange(2), 30, -30).astype(dtype)
+    far = np.exp(-60)  # every 1 - p, and every p of the other class
+    value, grad = fl.dice_loss.value_and_grad(z, labels, smooth=0)
+    assert_allclose(value, far, 1e-5)
+    assert_allclose(grad, np.where(labels[..., None] == np.arange(2), -1, 1) * far / 4, 1e-5)
+    z = np.where(labels, 30, -30).astype(dtype)
+    far = np.exp(-30)
+    value, grad = fl.dice_loss.value_and_grad(z, labels, smooth=0)
+    assert_allclose(value, far, 1e-5)
+    assert_allclose(grad, np.where(labels, -1, 1) * far / 4, 1e-5)
+    # Confidently wrong, p (1 - p) is small, not 0.
+    grad = fl.dice_loss.grad(-z, labels, smooth=0)
+    assert (grad != 0).all() and (abs(grad) < 1e-12).all()
+
+
+def test_regions_that_are_nowhere(dtype):
+    z = np.full((2, 3), -np.inf, dtype)
+    for loss in (fl.dice_loss, fl.tversky_loss):
+        for options in ({"smooth": 0}, {"smooth": 0, "per_sample": True}, {}):
+            for target in (np.zeros((2, 3)), np.full((2, 3), 7)):
+                value, grad = loss.value_and_grad(z, target, ignore_index=7, **options)
+                assert value == 0 and not grad.any()
+        value, grad = loss.value_and_grad(np.ones((2, 3), dtype), [9, 9], ignore_index=9, smooth=0)
+        assert value == 0 and not grad.any()
+        empty = np.zeros((0, 3), dtype), np.zeros(0, int)
+        assert loss(*empty) == 0 and loss.grad(*empty).shape == (0, 3)
+        assert np.isnan(loss(*empty, per_sample=True))
+    # What is ignored is not read.
+    z = np.array([[np.nan, 0.0], [1.0, 2.0]], dtype)
+    for options in ({}, {"from_logits": False}):
+        value, grad = fl.dice_loss.value_and_grad(z, [5, 1], ignore_index=5, **options)
+        assert np.isfinite(value) and not grad[0].any() and np.isfinite(grad).all()
+        value, grad = fl.dice_loss.value_and_grad(
+            z, np.array([[5, 0], [1, 1]]), ignore_index=5, **options
+        )
+        assert np.isfinite(value) and grad[0, 0] == 0 and np.isfinite(grad).all()
+
+
+def test_the_loss_alone_holds_no_probabilities_of_all(rng):
+    z = rng.standard_normal((40, 8, 100, 100), np.float32)
+    target = rng.integers(8, size=(40, 100, 100), dtype=np.uint8)
+    fl.dice_loss(z[:1], target[:1], axis=1)
+    for options, most in (({}, z.nbytes), ({"out": np.empty_like(z)}, 0)):
+        tracemalloc.start()
+        function = fl.dice_loss.value_and_grad if options else fl.dice_loss
+        function(z, target, axis=1, **options)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < most / 2 + 4e6
+
+
+@pytest.mark.parametrize("loss", [fl.dice_loss, fl.tversky_loss], ids=lambda loss: loss.name)
+def test_segmentation_errors(loss):
+    z = np.zeros((2, 3, 4))
+    for target, options, error, words in (
+        (np.full((2, 3), 4), {}, ValueError, r"target\[0, 0\] = 4 is not a class label"),
+        (np.zeros((2, 4), int), {}, ValueError, r"target: .*may be on axis=1"),
+        (np.zeros((2, 3)), {}, TypeError, "target: expected integer labels"),
+        (np.full((2, 3, 4), 255), {}, ValueError, r"target\[0, 0, 0\] = 255.* is not in \[0, 1\]"),
+        (z[:1], {}, ValueError, r"target: expected pred's shape \(2, 3, 4\), got \(1, 3, 4\)"),
+        (np.zeros((2, 3), int), {"mode": "binary"}, ValueError, "target: expected pred's shape"),
+        (np.zeros((2, 3), int), {"axis": 3}, ValueError, "axis: expected -3 <= axis < 3"),
+        (z, {"mode": "multilabel", "axis": -4}, ValueError, "axis: expected -3 <= axis < 3"),
+        (z, {"mode": "multiclass", "ignore_index": 1}, ValueError, "ignore_index: needs labels"),
+        (z, {"mode": "both"}, ValueError, "mode: expected one of"),
+        (z, {"smooth": np.nan}, ValueError, "smooth: expected a number >= 0"),
+        (z, {"from_logits": 2}, ValueError, "from_logits: expected a number"),
+        (1j * z, {}, TypeError, "target: expected float32, float64 or integers"),
+    ):
+        out = np.full(z.shape, 7.0)
+        with pytest.raises(error, match=f"^{loss.name}: {words}"):
+            loss.grad(z, target, out=out, **options)
+        assert (out == 7).all()
