@@ -23,6 +23,7 @@ from fastloss.binary import (
     squared_hinge_loss,
 )
 from fastloss.combine import WeightedSum, weighted_sum
+from fastloss.contrastive import nt_xent_loss, supervised_contrastive_loss
 from fastloss.counts import (
     gamma_nll_loss,
     negative_binomial_nll_loss,
@@ -111,6 +112,7 @@ __all__ = [
     "modified_huber_loss",
     "mse_loss",
     "negative_binomial_nll_loss",
+    "nt_xent_loss",
     "perceptron_loss",
     "perceptual_loss",
     "poisson_nll_loss",
@@ -130,6 +132,7 @@ __all__ = [
     "softplus",
     "squared_epsilon_insensitive_loss",
     "squared_hinge_loss",
+    "supervised_contrastive_loss",
     "threads",
     "tversky_loss",
     "tweedie_loss",

@@ -15,7 +15,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fastloss as fl
-from fastloss import segmentation
+from fastloss import contrastive, segmentation
 
 SETS = [loss for loss in fl.losses().values() if loss.kind == "set"]
 METHODS = ("__call__", "value_and_grad", "grad")
@@ -31,6 +31,7 @@ def _segments(rng):
     return rng.standard_normal((2, 4, 5, 3)), labels
 
 
+TEMPERATURES = [{}, {"temperature": 3.0}, {"temperature": 0.002}]
 OVERLAPS = [{}, {"smooth": 2.0, "per_sample": True}, {"ignore_index": 2, "from_logits": False}]
 # A call of each loss, and knobs beside the defaults. The gradient is of the first argument, or, if
 # it is a tuple and that is none, of as many arguments as it has entries.
@@ -44,6 +45,11 @@ CALLS = {
     ),
     "dice_loss": (_segments, OVERLAPS),
     "tversky_loss": (_segments, [*OVERLAPS, {"alpha": 0.3, "beta": 1.7}]),
+    "nt_xent_loss": (lambda rng: _arrays(rng, (5, 4), (5, 4)), TEMPERATURES),
+    "supervised_contrastive_loss": (
+        lambda rng: (*_arrays(rng, (7, 4)), np.array([3, -1, 3, 0, 0, 3, 9])),
+        TEMPERATURES,
+    ),
     "elastic_net_penalty": (lambda rng: _arrays(rng, (6, 5)), [{}, {"l1": 0.3, "l2": 0}]),
 }
 every_set = pytest.mark.parametrize("loss", SETS, ids=lambda loss: loss.name)
@@ -119,7 +125,7 @@ def test_value_and_gradient_are_the_formulas(loss, knobs):
     wants = differences(loss, args, grad, knobs)
     for g, want in zip(flat(grad), wants, strict=True):
         assert g.dtype == np.float64
-        assert_allclose(g, want.astype(float), 1e-9, 1e-11)
+        assert_allclose(g, want.astype(float), 1e-9, 1e-11 * max(1, float(abs(want).max())))
 
 
 @every_setting
@@ -713,3 +719,202 @@ def test_segmentation_errors(loss):
         with pytest.raises(error, match=f"^{loss.name}: {words}"):
             loss.grad(z, target, out=out, **options)
         assert (out == 7).all()
+
+
+# Contrastive
+
+
+def whole_matrix(z, positives, temperature):
+    """Loss and gradient from the whole matrix, which `positives`, booleans, is of the shape of."""
+    z = z.astype(np.longdouble)
+    norm = np.sqrt((z * z).sum(1, keepdims=True))
+    u = z / norm
+    logits = u @ u.T / temperature
+    np.fill_diagonal(logits, -np.inf)
+    top = logits.max(1, keepdims=True)
+    log_sum = top + np.log(np.exp(logits - top).sum(1, keepdims=True))
+    share = positives / np.maximum(positives.sum(1, keepdims=True), 1)
+    counted = positives.any(1)
+    losses = log_sum[:, 0] - (share * np.where(positives, logits, 0)).sum(1)
+    g = (np.exp(logits - log_sum) - share) * counted[:, None] / counted.sum()
+    of_u = (g + g.T) @ u / temperature
+    return losses[counted].mean(), (of_u - (of_u * u).sum(1, keepdims=True) * u) / norm
+
+
+def views(n):
+    """Which of 2n rows belong together."""
+    return np.roll(np.eye(2 * n, dtype=bool), n, axis=1)
+
+
+def alike(labels):
+    return (labels[:, None] == labels) & ~np.eye(len(labels), dtype=bool)
+
+
+@pytest.mark.parametrize("temperature", [0.02, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("features", [3, 128])
+def test_contrastive_within_the_rounding_of_the_cosines(dtype, temperature, features, rng):
+    n = 150
+    eps = float(np.finfo(dtype).eps)
+    bound = 4 * eps * (1 + np.sqrt(features) / temperature)
+    z1 = rng.standard_normal((n, features))
+    z2 = (z1 + 0.5 * rng.standard_normal((n, features))).astype(dtype)
+    z1 = z1.astype(dtype)
+    both = np.concatenate([z1, z2])
+    labels = rng.integers(40, size=2 * n)
+    nt = fl.nt_xent_loss.value_and_grad(z1, z2, temperature=temperature)
+    supervised = fl.supervised_contrastive_loss.value_and_grad(
+        both, labels, temperature=temperature
+    )
+    for (value, grad), positives in (
+        ((nt[0], np.concatenate(nt[1])), views(n)),
+        (supervised, alike(labels)),
+    ):
+        want, want_grad = whole_matrix(both, positives, temperature)
+        assert grad.dtype == dtype
+        assert abs(value - want) <= bound + 4 * eps * want
+        norm = np.linalg.norm(both, axis=1, keepdims=True).astype(float)
+        assert (abs(grad - want_grad) <= bound / (n * temperature * norm)).all()
+
+
+@pytest.mark.parametrize("temperature", [0.001, 0.5])
+def test_tiles_change_nothing(monkeypatch, temperature, rng):
+    z1, z2 = rng.standard_normal((2, 11, 4))
+    z, labels = rng.standard_normal((23, 4)), rng.integers(6, size=23)
+    calls = [
+        lambda: fl.nt_xent_loss.value_and_grad(z1, z2, temperature=temperature),
+        lambda: fl.supervised_contrastive_loss.value_and_grad(z, labels, temperature=temperature),
+    ]
+    wants = [call() for call in calls]
+    monkeypatch.setattr(contrastive, "TILE", 4)
+    for call_of, (want, want_grad) in zip(calls, wants, strict=True):
+        value, grad = call_of()
+        assert_allclose(value, want, 1e-13)
+        for a, b in zip(flat(grad), flat(want_grad), strict=True):
+            assert_allclose(a, b, 1e-10, 1e-12 * abs(b).max())
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5])
+def test_contrastive_is_pytorchs_composed(temperature, rng):
+    torch = pytest.importorskip("torch")
+    n = 40
+    z = rng.standard_normal((2 * n, 8))
+    x = torch.tensor(z, requires_grad=True)
+    u = torch.nn.functional.normalize(x)
+    logits = (u @ u.T / temperature).masked_fill(torch.eye(2 * n, dtype=bool), -torch.inf)
+    other = (torch.arange(2 * n) + n) % (2 * n)
+    total = torch.nn.functional.cross_entropy(logits, other)
+    total.backward(retain_graph=True)
+    value, grads = fl.nt_xent_loss.value_and_grad(z[:n], z[n:], temperature=temperature)
+    assert_allclose(value, total.item(), 1e-12)
+    assert_allclose(np.concatenate(grads), x.grad.numpy(), 1e-9, 1e-14)
+    # One label for both views of a sample is the same loss.
+    labels = np.tile(np.arange(n), 2)
+    value, grad = fl.supervised_contrastive_loss.value_and_grad(z, labels, temperature=temperature)
+    assert_allclose(value, total.item(), 1e-12)
+    assert_allclose(grad, x.grad.numpy(), 1e-9, 1e-14)
+    labels = rng.integers(9, size=2 * n)
+    positives = torch.tensor(alike(labels))
+    x.grad = None
+    log_p = logits.log_softmax(1).masked_fill(~positives, 0)
+    total = -(log_p.sum(1) / positives.sum(1)).mean()
+    total.backward()
+    value, grad = fl.supervised_contrastive_loss.value_and_grad(z, labels, temperature=temperature)
+    assert_allclose(value, total.item(), 1e-12)
+    assert_allclose(grad, x.grad.numpy(), 1e-9, 1e-14)
+
+
+def test_samples_told_apart_keep_their_digits(dtype):
+    z = 3 * np.eye(6, dtype=dtype)
+    for temperature in (0.05, 0.02) if dtype == np.float32 else (0.05, 0.02, 0.005, 0.002):
+        value, (grad, _) = fl.nt_xent_loss.value_and_grad(z, z.copy(), temperature=temperature)
+        want = np.log1p(10 * np.exp(-1 / temperature))
+        assert_allclose(value, want, 100 * np.finfo(dtype).eps / temperature)
+        # Off the diagonal from both rows, each with two others of that sample.
+        p = np.exp(-1 / temperature) / (1 + 10 * np.exp(-1 / temperature))
+        off = 4 * p / temperature / 3 / 12
+        want = np.where(np.eye(6, dtype=bool), 0, off)
+        assert_allclose(grad, want, 1e-3, 1e-5 * off)
+
+
+@pytest.mark.parametrize("temperature", [0.01, 0.5])
+def test_zero_rows_have_no_gradient(dtype, temperature, rng):
+    z = rng.standard_normal((8, 3)).astype(dtype)
+    z[[0, 5]] = 0
+    for value, grad in (
+        fl.supervised_contrastive_loss.value_and_grad(z, [0, 0, 1, 1, 2, 2, 3, 3]),
+        fl.nt_xent_loss.value_and_grad(z[:4], z[4:], temperature=temperature),
+    ):
+        grad = np.concatenate(flat(grad)).reshape(8, 3)
+        assert np.isfinite(value) and np.isfinite(grad).all()
+        assert not grad[[0, 5]].any() and grad[[1, 2, 3]].any()
+    value, grads = fl.nt_xent_loss.value_and_grad(np.zeros((4, 3), dtype), np.zeros((4, 3), dtype))
+    assert_allclose(value, np.log(7), 1e-6)
+    assert not grads[0].any() and not grads[1].any()
+
+
+def test_rows_of_any_length(dtype, rng):
+    z = rng.standard_normal((8, 3)).astype(dtype)
+    huge, tiny = (1e38, 1e-38) if dtype == np.float32 else (1e307, 1e-307)
+    want = fl.nt_xent_loss(z[:4], z[4:])
+    for length in (huge, tiny):
+        length = dtype.type(length) / abs(z).max()
+        value, grads = fl.nt_xent_loss.value_and_grad(z[:4] * length, z[4:])
+        assert_allclose(value, want, 1e-6)
+        assert np.isfinite(grads[1]).all()
+
+
+def test_few_samples():
+    z = np.array([[1.0, 2.0]])
+    for temperature in (0.5, 0.001):
+        value, grads = fl.nt_xent_loss.value_and_grad(z, 2 * z[:, ::-1], temperature=temperature)
+        assert value == 0 and not grads[0].any() and not grads[1].any()
+        for labels in ([3], [3, 4]):
+            value, grad = fl.supervised_contrastive_loss.value_and_grad(
+                np.repeat(z, len(labels), 0), labels, temperature=temperature
+            )
+            assert np.isnan(value) and not grad.any()
+    nothing = np.zeros((0, 2))
+    value, grads = fl.nt_xent_loss.value_and_grad(nothing, nothing.copy())
+    assert np.isnan(value) and grads[0].shape == grads[1].shape == (0, 2)
+    value, grad = fl.supervised_contrastive_loss.value_and_grad(nothing, [])
+    assert np.isnan(value) and grad.shape == (0, 2)
+    # What is alone is not counted, but the others are told from it.
+    z = np.array([[1.0, 0.0], [1.0, 0.1], [0.9, 0.1]])
+    value, grad = fl.supervised_contrastive_loss.value_and_grad(z, [0, 0, 1])
+    want, want_grad = whole_matrix(z, alike(np.array([0, 0, 1])), 0.1)
+    assert_allclose(value, float(want), 1e-13)
+    assert_allclose(grad, want_grad.astype(float), 1e-12)
+    assert grad[2].any()
+
+
+def test_contrastive_errors():
+    z = np.ones((4, 3))
+    nt, supervised = fl.nt_xent_loss, fl.supervised_contrastive_loss
+    for loss, args, error, words in (
+        (nt, (z, z[:3]), ValueError, r"z2: expected z1's shape \(4, 3\), got \(3, 3\)"),
+        (nt, (z[0], z), ValueError, r"z1: expected shape \(samples, features\), got \(3,\)"),
+        (nt, (z, 1j * z), TypeError, "z2: expected float32, float64 or integers"),
+        (supervised, (z, [0, 1]), ValueError, r"labels: expected shape \(4,\), got \(2,\)"),
+        (supervised, (z, np.ones(4)), TypeError, "labels: expected integers, got float64"),
+        (supervised, (z[0], [0]), ValueError, r"z: expected shape \(samples, features\)"),
+    ):
+        with pytest.raises(error, match=f"^{loss.name}: {words}"):
+            loss.grad(*args)
+    with pytest.raises(ValueError, match=r"^nt_xent_loss: temperature: expected a number > 0"):
+        nt(z, z, temperature=0)
+    narrow = nt.grad(z.astype("f"), z)
+    assert narrow[0].dtype == np.float32 and narrow[1].dtype == np.float64
+
+
+def test_the_square_of_the_batch_is_never_held(rng):
+    z1, z2 = rng.standard_normal((2, 8192, 128), np.float32)
+    labels = np.tile(np.arange(64), 128)
+    for function, args, n in (
+        (fl.nt_xent_loss.value_and_grad, (z1, z2), 2),
+        (fl.supervised_contrastive_loss.value_and_grad, (z1, labels), 1),
+    ):
+        tracemalloc.start()
+        function(*args)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak - n * z1.nbytes < 40 << 20  # asked for are 64 MiB
