@@ -247,10 +247,10 @@ def nt_xent_loss(
     -----
     T. Chen, S. Kornblith, M. Norouzi and G. Hinton, A simple framework for contrastive learning of
     visual representations (SimCLR), 2020. The 2N x 2N cosines are never held: in float32 it takes
-    8 MiB beyond two copies of the inputs. The threads are those of NumPy's BLAS. The error is
-    within 4 eps (1 + l + sqrt(D) / temperature); relative to a loss l near 0, that of the cosines
-    over the temperature. The gradient of a row of zeros is 0. A sample alone has loss 0; no sample,
-    nan.
+    8 MiB beyond two copies of the inputs. The threads are those of NumPy's BLAS. The error of
+    a loss l is within 4 eps (1 + l + sqrt(D) / temperature), and near 0 relative to l, as the
+    positives are left out of the sums. The gradient of a row of zeros is 0. A sample alone has loss
+    0; no sample, nan.
 
     Examples
     --------
@@ -341,8 +341,8 @@ def supervised_contrastive_loss(
     temperature is 0.1; their code multiplies it by the temperature over 0.07. A sample that is the
     only one of its label contributes nothing and is not counted, but the others are told from it;
     where all are, the loss is nan and the gradient 0. For several views of a sample, repeat its
-    label. The N x N cosines are never held, and threads, errors and rows of zeros are as in
-    `nt_xent_loss`, which is this loss with one label per sample.
+    label. Memory, threads, rows of zeros and the error, but for losses near 0, are as in
+    `nt_xent_loss`, which is this loss with one label for the two views of each sample.
 
     Examples
     --------

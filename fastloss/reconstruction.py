@@ -25,7 +25,8 @@ def _perceptual(m: Any, features: Any, target_features: Any, weights: Any, norm:
         (m.abs(f - t) if norm == "l1" else (f - t) ** 2).mean()
         for f, t in zip(features, target_features, strict=True)
     ]
-    return sum(w * d for w, d in zip(weights or [1] * len(distances), distances, strict=True))
+    of_maps = [1] * len(distances) if weights is None else weights
+    return sum(w * d for w, d in zip(of_maps, distances, strict=True))
 
 
 def _maps(run: Set, name: str, x: Any) -> dict[str, Array]:
