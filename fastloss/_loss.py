@@ -156,6 +156,13 @@ class Common(TypedDict, total=False):
     num_threads: int | None
 
 
+class Unweighted(TypedDict, total=False):
+    """The keyword arguments of a loss of a whole set, which weighs no samples."""
+
+    out: Any
+    num_threads: int | None
+
+
 _COMMON_DOC = {
     "sample_weight": """\
 sample_weight : array_like, optional

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss._general import Set
-from fastloss._loss import Gradients, NonNegative, first_order_loss, named
+from fastloss._loss import Gradients, NonNegative, Unweighted, first_order_loss, named
 from fastloss.regression import half_mse_loss, l1_loss
 
 Weights = ArrayLike | Sequence[ArrayLike]
-
-
-class Written(TypedDict, total=False):
-    """The keyword arguments of a loss that weighs no samples."""
-
-    out: Any
-    num_threads: int | None
 
 
 def _several(weights: Any) -> bool:
@@ -80,7 +73,7 @@ def _penalty(
 
 @first_order_loss(Set, formula=r"\lambda \sum |w|", naive=_l1)
 def l1_penalty(
-    run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Written]
+    run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Unweighted]
 ) -> Gradients[Any]:
     r"""Sum of the absolute weights, which makes small ones 0.
 
@@ -121,7 +114,7 @@ def l1_penalty(
 
 @first_order_loss(Set, formula=r"\tfrac{\lambda}{2} \sum w^2", naive=_l2)
 def l2_penalty(
-    run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Written]
+    run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Unweighted]
 ) -> Gradients[Any]:
     r"""Half the sum of the squared weights: weight decay.
 
@@ -170,7 +163,7 @@ def elastic_net_penalty(
     weights: Weights,
     l1: NonNegative = 1.0,
     l2: NonNegative = 1.0,
-    **common: Unpack[Written],
+    **common: Unpack[Unweighted],
 ) -> Gradients[Any]:
     r"""Sum of `l1_penalty` and `l2_penalty`.
 

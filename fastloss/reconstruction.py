@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 from numpy.typing import ArrayLike
 
 from fastloss._general import Array, Set, per_class
-from fastloss._loss import Gradients, PerClass, as_number, first_order_loss, named
+from fastloss._loss import Gradients, PerClass, Unweighted, as_number, first_order_loss, named
 from fastloss.regression import l1_loss, mse_loss
-
-
-class Written(TypedDict, total=False):
-    """The keyword arguments of `perceptual_loss`."""
-
-    out: Any
-    num_threads: int | None
 
 
 def _perceptual(m: Any, features: Any, target_features: Any, weights: Any, norm: str) -> Any:
@@ -48,7 +41,7 @@ def perceptual_loss(
     *,
     weights: PerClass = None,
     norm: Literal["l1", "l2"] = "l1",
-    **common: Unpack[Written],
+    **common: Unpack[Unweighted],
 ) -> Gradients[tuple[Array, ...]]:
     r"""Distance of two sequences of feature maps, as of the layers of a network.
 

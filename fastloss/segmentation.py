@@ -11,13 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss._general import Array, Set, integer
-from fastloss._loss import Domain, Flag, Gradients, NonNegative, first_order_loss, named
+from fastloss._loss import Domain, Flag, Gradients, NonNegative, Unweighted, first_order_loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
 
@@ -25,13 +25,6 @@ Mode = Literal["binary", "multiclass", "multilabel"]
 
 CHUNK = 1 << 20  # numbers the kernel takes at a time, enough for several threads
 BLOCK = 1 << 15  # numbers NumPy takes at a time: half a dozen arrays of them stay in the L2 cache
-
-
-class Written(TypedDict, total=False):
-    """The keyword arguments of a loss that weighs no samples."""
-
-    out: Array | tuple[Array | None, ...] | None
-    num_threads: int | None
 
 
 def _blocks(shape: tuple[int, ...], size: int) -> Iterator[tuple[slice, ...]]:
@@ -109,45 +102,43 @@ class _Overlap:
         alone = self.per_sample and a.ndim > classes
         return a if alone else np.expand_dims(a, int(classes))
 
+    def ignored(self, where: tuple[slice, ...]) -> Array | None:
+        """Which positions of a block are left out, if any may be."""
+        if self.ignore_index is None:
+            return None
+        target = self.target[where] if self.labels else self.target[:, *where]
+        return np.asarray(target == self.ignore_index)
+
     def residual(self, where: tuple[slice, ...], out: Array) -> None:
         """Write p - e for one chunk; of probabilities p itself, 0 where it is ignored."""
-        z = self.pred[:, *where]
-        if self.mode == "multiclass":
-            label = self.target[where] if self.labels else self.target[:, *where].argmax(0)
-            if not self.from_logits:
-                np.copyto(out, z, casting="same_kind")
-                if self.labels and self.ignore_index is not None:
-                    np.copyto(out, 0, where=(label == self.ignore_index)[None])
-                return
-            options = {"axis": 0, "ignore_index": self.ignore_index}
-            self.kernel.grad(
-                z, label, reduction="none", out=out, num_threads=self.num_threads, **options
-            )
-            return
-        kept = None
-        if self.ignore_index is not None:
-            kept = self.target[:, *where] != self.ignore_index
+        z, ignored = self.pred[:, *where], self.ignored(where)
+        options: dict[str, Any] = {"reduction": "none", "num_threads": self.num_threads}
         if not self.from_logits:
             np.copyto(out, z, casting="same_kind")
+            if ignored is not None:
+                np.copyto(out, 0, where=ignored)
+        elif self.mode == "multiclass":
+            label = self.target[where] if self.labels else self.target[:, *where].argmax(0)
+            options |= {"axis": 0, "ignore_index": self.ignore_index}
+            self.kernel.grad(z, label, out=out, **options)
+        else:
+            kept = None if ignored is None else ~ignored
+            e = z > 0
             if kept is not None:
-                np.copyto(out, 0, where=~kept)
-            return
-        e = z > 0
-        if kept is not None:
-            e &= kept
-        self.kernel.grad(z, e, mask=kept, reduction="none", out=out, num_threads=self.num_threads)
-        # The sign says e, also of 0.
-        np.abs(out, out=out)
-        np.negative(out, out=out, where=e)
+                e &= kept
+            self.kernel.grad(z, e, mask=kept, out=out, **options)
+            # The sign says e, also of 0.
+            np.abs(out, out=out)
+            np.negative(out, out=out, where=e)
 
     def parts(self, where: tuple[slice, ...], r: Array) -> tuple[Array, Array, Array, Array]:
         """(p, 1 - p, t, e) of a block, from its residuals r."""
         k = np.arange(self.classes).reshape(-1, *(1,) * (r.ndim - 1))
         if self.labels:
-            label = self.target[where]
-            hot = label == k
-            if self.ignore_index is not None:
-                hot &= label != self.ignore_index
+            hot = self.target[where] == k
+            ignored = self.ignored(where)
+            if ignored is not None:
+                hot &= ~ignored
             t = hot.astype(self.dtype, order="C")
             e = t if self.from_logits else np.zeros_like(t)
         else:
@@ -157,8 +148,9 @@ class _Overlap:
             if self.mode == "multiclass":
                 e = (given.argmax(0) == k).astype(self.dtype, order="C")
             else:
-                if self.ignore_index is not None:
-                    np.copyto(t, 0, where=given == self.ignore_index)
+                ignored = self.ignored(where)
+                if ignored is not None:
+                    np.copyto(t, 0, where=ignored)
                 e = np.signbit(r).astype(self.dtype, order="C")
             if not self.from_logits:
                 e[...] = 0
@@ -214,9 +206,10 @@ class _Overlap:
             elif self.from_logits:
                 u *= p
                 u *= rest
-            elif self.ignore_index is not None:
-                ignored = self.target[where] if self.labels else self.target[:, *where]
-                np.copyto(u, 0, where=ignored == self.ignore_index)
+            else:
+                ignored = self.ignored(where)
+                if ignored is not None:
+                    np.copyto(u, 0, where=ignored)
             g[...] = u
 
 
@@ -319,7 +312,7 @@ def dice_loss(
     per_sample: Flag = False,
     ignore_index: int | None = None,
     axis: int = -1,
-    **common: Unpack[Written],
+    **common: Unpack[Unweighted],
 ) -> Gradients[Array]:
     r"""One less the Dice coefficient of predicted and true regions, the mean over classes.
 
@@ -414,7 +407,7 @@ def tversky_loss(
     per_sample: Flag = False,
     ignore_index: int | None = None,
     axis: int = -1,
-    **common: Unpack[Written],
+    **common: Unpack[Unweighted],
 ) -> Gradients[Array]:
     r"""One less the Tversky index: Dice that weighs false positives and negatives apart.
 
