@@ -24,6 +24,7 @@ from fastloss.binary import (
     squared_hinge_loss,
 )
 from fastloss.combine import WeightedSum, weighted_sum
+from fastloss.contrastive import nt_xent_loss, supervised_contrastive_loss
 from fastloss.counts import (
     gamma_nll_loss,
     negative_binomial_nll_loss,
@@ -50,6 +51,8 @@ from fastloss.multiclass import (
     poly_loss,
     softmax_focal_loss,
 )
+from fastloss.penalties import elastic_net_penalty, l1_penalty, l2_penalty
+from fastloss.reconstruction import perceptual_loss, psnr
 from fastloss.regression import (
     absolute_percentage_error_loss,
     cauchy_loss,
@@ -65,10 +68,12 @@ from fastloss.regression import (
     multi_quantile_loss,
     pseudo_huber_loss,
     quantile_loss,
+    rmse_loss,
     smooth_l1_loss,
     squared_epsilon_insensitive_loss,
     squared_log_error_loss,
 )
+from fastloss.segmentation import dice_loss, tversky_loss
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
     GradientCheck,
@@ -102,6 +107,8 @@ __all__ = [
     "cosine_distance_loss",
     "cosine_embedding_loss",
     "cross_entropy",
+    "dice_loss",
+    "elastic_net_penalty",
     "elbo_loss",
     "epsilon_insensitive_loss",
     "expectile_loss",
@@ -120,6 +127,8 @@ __all__ = [
     "kernels",
     "kl_div",
     "l1_loss",
+    "l1_penalty",
+    "l2_penalty",
     "laplace_nll_loss",
     "log_cosh_loss",
     "log_sigmoid",
@@ -131,11 +140,15 @@ __all__ = [
     "mse_loss",
     "multi_quantile_loss",
     "negative_binomial_nll_loss",
+    "nt_xent_loss",
     "perceptron_loss",
+    "perceptual_loss",
     "poisson_nll_loss",
     "poly_loss",
     "pseudo_huber_loss",
+    "psnr",
     "quantile_loss",
+    "rmse_loss",
     "set_num_threads",
     "show_config",
     "sigmoid",
@@ -149,8 +162,10 @@ __all__ = [
     "squared_hinge_loss",
     "squared_log_error_loss",
     "student_t_nll_loss",
+    "supervised_contrastive_loss",
     "threads",
     "triplet_margin_loss",
+    "tversky_loss",
     "tweedie_loss",
     "weighted_sum",
 ]

@@ -8,15 +8,15 @@ kernels', a block at a time, whatever the layout, so no array is copied.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from types import MethodType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, PairsGate, RowsGate, readable
-from fastloss._loss import CLASSES, METHODS, Domain, G, Gradients, as_number
+from fastloss._loss import CLASSES, METHODS, Domain, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -44,7 +44,49 @@ def array(loss: str, name: str, x: Any) -> Array:
     return a
 
 
-class Call:
+class Checks:
+    """What is common to those who check arguments in the name of a loss."""
+
+    name: str
+
+    def fail(self, kind: type[Exception], argument: str, message: str) -> Exception:
+        return kind(f"{self.name}: {argument}: {message}")
+
+    def array(self, name: str, x: Any) -> Array:
+        return array(self.name, name, x)
+
+    def check_out(
+        self,
+        array: Any,
+        shape: tuple[int, ...],
+        result: str,
+        inputs: dict[str, Any],
+        over: dict[str, str],
+    ) -> None:
+        if not isinstance(array, np.ndarray):
+            raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
+        if array.dtype.kind != "f" or not readable(array.dtype):
+            raise self.fail(TypeError, "out", f"expected float32 or float64, got {array.dtype}")
+        if array.shape != shape:
+            raise self.fail(ValueError, "out", f"expected shape {shape}, got {array.shape}")
+        if not array.flags.writeable:
+            raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
+        extent = array.itemsize
+        for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+            if n > 1 and stride < extent and array.size:
+                raise self.fail(ValueError, "out", "its elements overlap each other")
+            extent += stride * (n - 1)
+        for name, x in inputs.items():
+            if not isinstance(x, np.ndarray) or not np.may_share_memory(array, x):
+                continue
+            if name == over.get(result) and _same(array, x):
+                continue
+            if np.shares_memory(array, x):
+                cure = f"; only its gradient may be exactly {name}" if name in over.values() else ""
+                raise self.fail(ValueError, "out", f"overlaps {name}{cure}")
+
+
+class Call(Checks):
     """What is common to the general calls of one gate: the checked arguments of one call."""
 
     def __init__(
@@ -67,12 +109,6 @@ class Call:
         self.shape = self.pred.shape
         if axis is not None:
             self.shape = self.shape[:axis] + self.shape[axis + 1 :]
-
-    def fail(self, kind: type[Exception], argument: str, message: str) -> Exception:
-        return kind(f"{self.name}: {argument}: {message}")
-
-    def array(self, name: str, x: Any) -> Array:
-        return array(self.name, name, x)
 
     def weight(self, name: str, x: Any) -> Array | None:
         """A weight or mask laid over the per-sample shape."""
@@ -216,36 +252,6 @@ class Call:
                 arrays[result] = array
         return arrays
 
-    def check_out(
-        self,
-        array: Any,
-        shape: tuple[int, ...],
-        result: str,
-        inputs: dict[str, Any],
-        over: dict[str, str],
-    ) -> None:
-        if not isinstance(array, np.ndarray):
-            raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
-        if array.dtype.kind != "f" or not readable(array.dtype):
-            raise self.fail(TypeError, "out", f"expected float32 or float64, got {array.dtype}")
-        if array.shape != shape:
-            raise self.fail(ValueError, "out", f"expected shape {shape}, got {array.shape}")
-        if not array.flags.writeable:
-            raise self.fail(ValueError, "out", "expected a writeable array, got a read-only one")
-        extent = array.itemsize
-        for stride, n in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
-            if n > 1 and stride < extent and array.size:
-                raise self.fail(ValueError, "out", "its elements overlap each other")
-            extent += stride * (n - 1)
-        for name, x in inputs.items():
-            if not isinstance(x, np.ndarray) or not np.may_share_memory(array, x):
-                continue
-            if name == over.get(result) and _same(array, x):
-                continue
-            if np.shares_memory(array, x):
-                cure = f"; only its gradient may be exactly {name}" if name in over.values() else ""
-                raise self.fail(ValueError, "out", f"overlaps {name}{cure}")
-
     def order(self, skip: int | None) -> list[int]:
         """The axes but `skip`, the most distant in memory first: the order to walk `pred` in."""
         axes = [i for i in range(self.pred.ndim) if i != skip]
@@ -326,14 +332,14 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
         elif loss.knobs[name].check is not None:
             done[name] = loss.check_knob(name, value)
         elif name in ("axis", "ignore_index"):
-            done[name] = _integer(loss, name, value)
+            done[name] = integer(loss, name, value)
         else:
-            done[name] = np.array(_per_class(loss, name, value))
+            done[name] = np.array(per_class_array(loss, name, value))
             done[name].flags.writeable = False
     return done
 
 
-def _per_class(loss: Any, name: str, x: Any) -> Array:
+def per_class_array(loss: Any, name: str, x: Any) -> Array:
     """A knob of one number per class, or for all, each in its domain."""
     a = array(loss.name, name, x)
     if a.ndim > 1:
@@ -348,7 +354,7 @@ def _per_class(loss: Any, name: str, x: Any) -> Array:
     return a
 
 
-def _integer(loss: Any, name: str, value: Any) -> int:
+def integer(loss: Any, name: str, value: Any) -> int:
     if isinstance(value, (bool, np.bool_)) or not hasattr(value, "__index__"):
         raise TypeError(f"{loss.name}: {name}: expected an integer, got {value!r}")
     number = int(value.__index__())
@@ -535,7 +541,7 @@ class Elementwise(_Pickles, ElementwiseGate):
         name = self.per_class_name()
         if x is None and (name not in self.loss.knobs or self.loss.knobs[name].optional):
             return None, 1.0
-        a = self.operand(_per_class(self.loss, name, x))
+        a = self.operand(per_class_array(self.loss, name, x))
         if a.ndim == 0:
             return None, float(a)
         if not call.shape or a.shape != call.shape[-1:]:
@@ -602,10 +608,11 @@ def _flat(call: Call, results: str, out: Any, n: int) -> Any:
     return (*loss, *gradients)
 
 
-class Set(_Pickles):
+class Set(_Pickles, Checks):
     """Losses whose sample is a whole call, put together from others by their declaration.
 
-    `run(value, gradient)` returns what the method does; `gradient` is called if it is asked for.
+    The declaration calls `run.common` with its `**common`, then `run.outs` once it knows its
+    inputs, computes what `run.results` asks for, and returns `run(value, gradient)`.
     """
 
     kind: ClassVar[str] = "set"
@@ -615,16 +622,90 @@ class Set(_Pickles):
 
     def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None:
         self.loss, self.results, self.defaults = loss, results, defaults
+        self.name = loss.name
 
-    if TYPE_CHECKING:
+    def common(self, given: Any) -> dict[str, Any]:
+        """All common arguments that the loss has, given or not, without `out`."""
+        for name in given:
+            if name not in self.loss.common:
+                raise self.loss.unknown({name: None})
+        found: dict[str, Any] = {name: self.defaults.get(name) for name in self.loss.common}
+        found.update(given)
+        found.pop("out", None)
+        if found.get("num_threads") is not None:
+            check_threads(found["num_threads"], f"{self.name}: num_threads")
+        return found
 
-        def __call__(self, value: Callable[[], Any], gradient: Callable[[], G]) -> Gradients[G]: ...
+    def outs(
+        self, given: Any, inputs: dict[str, Any], others: dict[str, Any], *, several: bool
+    ) -> list[Array | None]:
+        """The arrays to write the gradients of the inputs to; None where none is given.
 
-    else:
+        `given` is the call's `**common`, in which the gradient of `several` inputs is a sequence.
+        A gradient may lie exactly upon its input, and touches no other array.
+        """
+        arrays = self.slots(given.get("out"), len(inputs), several=several)
+        everything = {**inputs, **others}
+        written: list[Array] = []
+        for (name, x), array in zip(inputs.items(), arrays, strict=True):
+            if array is None:
+                continue
+            self.check_out(array, x.shape, "g", everything, {"g": name})
+            if any(np.shares_memory(array, other) for other in written):
+                raise self.fail(ValueError, "out", "two of the arrays overlap")
+            written.append(array)
+        return arrays
 
-        def __call__(self, value, gradient):
-            found = [{"l": value, "g": gradient}[result]() for result in self.results]
-            return found[0] if len(found) == 1 else tuple(found)
+    def slots(self, out: Any, n: int, *, several: bool) -> list[Any]:
+        """One entry per gradient, from the forms that `out` may have: g, (loss, g) or (g,)."""
+        if out is None:
+            return [None] * n
+        results = self.results
+        if results == "l":
+            if not isinstance(out, tuple):
+                raise self.fail(TypeError, "out", f"expected a tuple of 1, got {type(out)}")
+            if len(out) != 1:
+                raise self.fail(ValueError, "out", f"expected 1 entries, got {len(out)}")
+            if out[0] is not None:
+                raise self.fail(ValueError, "out", "the loss is a float")
+            return [None] * n
+        by_result = isinstance(out, tuple) and (
+            len(out) == len(results)
+            and (isinstance(out[-1], (tuple, list)) or (out[0] is None and out[-1] is None))
+            if several
+            else True
+        )
+        if by_result:
+            if len(out) != len(results):
+                raise self.fail(
+                    ValueError, "out", f"expected {len(results)} entries, got {len(out)}"
+                )
+            if len(out) == 2 and out[0] is not None:
+                raise self.fail(ValueError, "out", "the loss is a float")
+            out = out[-1]
+            if out is None:
+                return [None] * n
+        if not several:
+            return [out]
+        if not isinstance(out, (tuple, list)):
+            raise self.fail(TypeError, "out", f"expected a tuple of {n} arrays, got {type(out)}")
+        if len(out) != n:
+            raise self.fail(ValueError, "out", f"expected {n} gradients, got {len(out)}")
+        return list(out)
+
+    def ask(self, loss: Any, *args: Any, out: Any, **options: Any) -> tuple[Any, Any]:
+        """Loss and gradient of another loss, as far as this call is for them: else 0 and None."""
+        if self.results == "l":
+            return loss(*args, **options), None
+        if self.results == "g":
+            return 0, loss.grad(*args, out=out, **options)
+        value, grad = loss.value_and_grad(*args, out=out, **options)
+        return value, grad
+
+    def __call__(self, value: float, gradient: Any) -> Gradients[Any]:
+        """What the method returns, of a loss and a gradient of which it may ask for one."""
+        found: Any = {"l": value, "g": gradient, "lg": (value, gradient)}[self.results]
+        return cast(Gradients[Any], found)
 
 
 class Quantiles(Elementwise):
@@ -638,7 +719,7 @@ class Quantiles(Elementwise):
     ) -> Any:
         """Do a call of any kind."""
         name = self.loss.name
-        levels = _per_class(self.loss, self.per_class_name(), per_class)
+        levels = per_class_array(self.loss, self.per_class_name(), per_class)
         if levels.ndim:
             pred, target = array(name, "pred", pred), array(name, "target", target)
             if not pred.ndim or target.shape != pred.shape[:-1]:
@@ -651,7 +732,7 @@ class Quantiles(Elementwise):
 
     def along(self, call: Call, name: str, x: Any, keep: Array) -> Any:
         """The levels."""
-        return _per_class(self.loss, name, x)
+        return per_class_array(self.loss, name, x)
 
     def operand(self, a: Array) -> Array:
         """The level q, or where that is above 1/2 minus what is left: the digits of both."""
@@ -685,7 +766,7 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
-        axis = _integer(self.loss, "axis", axis)
+        axis = integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim
         if not -ndim <= axis < ndim:
@@ -696,7 +777,7 @@ class Rows(_Pickles, RowsGate):
         if "label_smoothing" in self.loss.knobs:
             smoothing = self.loss.check_knob("label_smoothing", label_smoothing)
         if ignore_index is not None:
-            ignore_index = _integer(self.loss, "ignore_index", ignore_index)
+            ignore_index = integer(self.loss, "ignore_index", ignore_index)
         classes = call.pred.shape[axis]
         if classes == 0:
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
@@ -789,7 +870,7 @@ class Rows(_Pickles, RowsGate):
         w = call.positive(call.weight("sample_weight", sample_weight))
         class_weight = knobs["class_weight"]
         if classes is not None:
-            classes = _integer(loss, "n_classes", classes)
+            classes = integer(loss, "n_classes", classes)
         elif soft:
             classes = target.shape[axis]
         elif class_weight is not None:
@@ -860,7 +941,7 @@ class Rows(_Pickles, RowsGate):
         if x is None:
             return None
         name = next(k for k, knob in self.loss.knobs.items() if knob.check is None)
-        a = _per_class(self.loss, name, x)
+        a = per_class_array(self.loss, name, x)
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a

@@ -15,6 +15,7 @@ import types
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -188,6 +189,13 @@ class VectorsCommon(TypedDict, total=False):
     out: tuple[Any, ...] | None
 
 
+class Unweighted(TypedDict, total=False):
+    """The keyword arguments of a loss of a whole set, which weighs no samples."""
+
+    out: Any
+    num_threads: int | None
+
+
 _COMMON_DOC = {
     "sample_weight": """\
 sample_weight : array_like, optional
@@ -261,12 +269,12 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
     hints = typing.get_type_hints(function, include_extras=True)
     knobs = {}
     for p in inspect.signature(function).parameters.values():
-        if p.kind is not p.KEYWORD_ONLY:
-            continue
-        members = _members(hints[p.name])
+        members = _members(hints.get(p.name))
         words = [m for m in members if typing.get_origin(m) is Literal]
         check: Interval | Choice | None = Choice(typing.get_args(words[0])) if words else None
         check = next((m for m in members if isinstance(m, Interval)), check)
+        if p.kind is not p.KEYWORD_ONLY and check is None:
+            continue
         knobs[p.name] = Knob(
             default=p.default,
             check=check,
@@ -374,6 +382,8 @@ class Loss(Generic[P, G]):
         doc = doc.replace("**common", "\n".join(shared[name] for name in self.common))
         for method in self._gate.methods:
             results, returns = METHODS[method]
+            if results == "l" and "reduction" not in self.common:
+                returns = "float"
             assert isinstance(function, types.FunctionType)
             bound = types.FunctionType(
                 function.__code__,
@@ -382,6 +392,10 @@ class Loss(Generic[P, G]):
                 function.__defaults__,
                 function.__closure__,
             )
+            if bound.__defaults__:
+                positional = [p for p in public if p.kind is p.POSITIONAL_OR_KEYWORD]
+                given = positional[-len(bound.__defaults__) :]
+                bound.__defaults__ = tuple(p.default for p in given)
             bound.__kwdefaults__ = {
                 **(function.__kwdefaults__ or {}),
                 **{k: v for k, v in self._bound.items() if k in self.knobs},
@@ -606,6 +620,15 @@ class HessianLoss(Loss[P, Array]):
             self, *args: Any, reduction: Literal["none"], **kwargs: Any
         ) -> tuple[Array, Array, Array]: ...
         def value_grad_hess(self, *args: Any, **kwargs: Any) -> Any: ...
+
+
+@cache
+def named(loss: Loss[Any, Any], name: str) -> Any:
+    """The loss with another name, so that its errors name the function called."""
+    new = copy.copy(loss)
+    new.name = name
+    new._make_methods(new.__wrapped__)
+    return new
 
 
 def _restore(name: str, bound: dict[str, Any]) -> Loss[Any, Any]:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+import math
+from typing import Any, TypedDict, Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss import _optimum, kernels
-from fastloss._general import Elementwise, Quantiles
+from fastloss._general import Array, Elementwise, Quantiles, Set
 from fastloss._loss import (
     REAL,
     Common,
     Domain,
     Elsewhere,
     Fraction,
+    Gradients,
     Levels,
     NonNegative,
     Outputs,
     Positive,
+    first_order_loss,
     loss,
+    named,
 )
 
 
@@ -873,3 +878,83 @@ def absolute_percentage_error_loss(
     array([0.5 , 0.75])
     """
     return run(pred, target, (floor,), **common)
+
+
+class Weighted(TypedDict, total=False):
+    """The keyword arguments of a loss that is always the mean."""
+
+    sample_weight: ArrayLike | None
+    mask: ArrayLike | None
+    out: Array | tuple[Array | None, ...] | None
+    num_threads: int | None
+
+
+_SQUARES = named(mse_loss, "rmse_loss")
+
+
+@first_order_loss(
+    Set,
+    formula=r"\sqrt{\sum w (p - t)^2 / \sum w}",
+    naive=lambda m, p, t, sample_weight=1: m.sqrt(
+        (sample_weight * (p - t) ** 2).sum() / (sample_weight * m.ones_like(p)).sum()
+    ),
+)
+def rmse_loss(
+    run: Set, pred: ArrayLike, target: ArrayLike, **common: Unpack[Weighted]
+) -> Gradients[Array]:
+    r"""Root of the mean of the squared errors, in the units of `pred`.
+
+    .. math:: \sqrt{\sum w (p - t)^2 / \sum w}
+
+    Parameters
+    ----------
+    pred, target : array_like
+        Of one shape; float32 or float64, or integers, which count as float64.
+    sample_weight : array_like, optional
+        The w: a scalar, or of the shape of pred's leading axes, or of as many axes with 1s. A
+        weight of 0 is a mask.
+    mask : array_like of bool, optional
+        True is kept, shaped like a weight. What is masked is neither read nor checked and
+        contributes exact zeros.
+    out : ndarray or tuple, optional
+        The gradient's array, or a tuple of one entry per result. May be `pred` itself.
+    num_threads : int, optional
+        Threads for this call; by default those of `get_num_threads`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, dtypes that are not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    scikit-learn's ``root_mean_squared_error`` of one output. It is the root of all samples' mean,
+    so there is no `reduction` and no Hessian of single samples. At 0 the gradient is 0. The squares
+    are of pred's dtype: beyond an error of 1.8e19 in float32, 1.3e154 in float64, the loss is inf,
+    and errors below 1e-19 and 1e-154 count as 0. Where the loss is not finite, the gradient is 0
+    where the error is 0, else e / (n l) as far as that is a number. Weights that make the mean of
+    the squares negative give nan.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.rmse_loss.value_and_grad([3.0, 4.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0])
+    (2.5, array([0.3, 0.4, 0. , 0. ]))
+    """
+    options = run.common(common)
+    (given,) = run.slots(common.get("out"), 1, several=False)
+    mean = _SQUARES(pred, target, **options)
+    value = math.sqrt(mean) if mean >= 0 else math.nan
+    if "g" not in run.results:
+        return run(value, None)
+    count = _SQUARES.normalizer(pred, target, **options)
+    divisor = 2 * count * value
+    if 0 < divisor < math.inf:
+        return run(value, _SQUARES.grad(pred, target, normalizer=divisor, out=given, **options))
+    grad = _SQUARES.grad(pred, target, reduction="sum", out=given, **options)
+    if divisor == 0 or count == 0:
+        grad[...] = 0
+    else:
+        with np.errstate(all="ignore"):
+            np.divide(grad, divisor, out=grad, where=grad != 0)
+    return run(value, grad)

@@ -8,15 +8,14 @@ is softmax in every class but the label's.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._general import Call, _integer, _same, array
-from fastloss._loss import Loss
+from fastloss._general import Call, _same, array, integer
+from fastloss._loss import Loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
 
@@ -28,21 +27,12 @@ Array = NDArray[Any]
 BLOCK = 32 << 20
 
 
-def _named(loss: Loss[Any, Any], name: str) -> Loss[Any, Any]:
-    """The loss with another name, so that its errors name the function called."""
-    new = copy.copy(loss)
-    new.name = name
-    new._make_methods(new.__wrapped__)
-    return new
-
-
+_NAMES: tuple[tuple[Loss[Any, Any], tuple[str, ...]], ...] = (
+    (binary_cross_entropy_with_logits, ("sigmoid", "log_sigmoid", "softplus")),
+    (cross_entropy, ("softmax", "log_softmax", "logsumexp")),
+)
 _LOSSES: dict[str, Any] = {
-    name: _named(loss, name).bind(reduction="none")
-    for loss, names in (
-        (binary_cross_entropy_with_logits, ("sigmoid", "log_sigmoid", "softplus")),
-        (cross_entropy, ("softmax", "log_softmax", "logsumexp")),
-    )
-    for name in names
+    name: named(loss, name).bind(reduction="none") for loss, names in _NAMES for name in names
 }
 
 
@@ -188,7 +178,7 @@ class _RowCall(Call):
     def __init__(self, name: str, pred: ArrayLike, axis: int) -> None:
         self.loss = _LOSSES[name]
         super().__init__(self.loss.grad.__self__, pred, 0, None)
-        axis, ndim = _integer(self.loss, "axis", axis), self.pred.ndim
+        axis, ndim = integer(self.loss, "axis", axis), self.pred.ndim
         if not -ndim <= axis < ndim:
             raise self.fail(
                 ValueError, "axis", f"expected -{ndim} <= axis < {ndim} for {ndim} axes, got {axis}"

@@ -41,6 +41,19 @@ assert_type(
 )
 assert_type(fl.cross_entropy.normalizer(x, labels, sample_weight=weight, ignore_index=0), float)
 
+# Losses of a whole set are always one float; of several inputs the gradient is a tuple.
+assert_type(fl.rmse_loss(x, y, sample_weight=weight), float)
+assert_type(fl.rmse_loss.value_and_grad(x, y), tuple[float, NDArray[Any]])
+assert_type(fl.dice_loss.grad(x, labels, mode="multiclass", out=x), NDArray[Any])
+assert_type(
+    fl.nt_xent_loss.value_and_grad(x, y, temperature=0.1),
+    tuple[float, tuple[NDArray[Any], NDArray[Any]]],
+)
+assert_type(fl.supervised_contrastive_loss.grad(x, labels), NDArray[Any])
+assert_type(fl.perceptual_loss.grad([x, y], [y, x], norm="l2"), tuple[NDArray[Any], ...])
+assert_type(fl.l1_penalty([x, y], 0.1), float)
+fl.elastic_net_penalty.value_and_grad(x, l1=0.1, l2=0.2)
+
 # Lists and scalars are arrays.
 assert_type(fl.mse_loss([1.0, 2.0], [1, 2], sample_weight=2, mask=[True, False]), float)
 assert_type(fl.mse_loss(1.0, 2), float)
@@ -82,6 +95,7 @@ fl.show_config()
 assert_type(fl.softmax(x, axis=0, out=x, num_threads=1), NDArray[Any])
 assert_type(fl.logsumexp([1.0, 2.0]), NDArray[Any])
 assert_type(fl.sigmoid(0.0), NDArray[Any])
+assert_type(fl.psnr(x, y, data_range=255), float)
 assert_type(fl.class_weights(labels, 3, method="effective", beta=0.9), NDArray[np.float64])
 meter = fl.LossMeter()
 meter.update(fl.mse_loss(x, y), fl.mse_loss.normalizer(x, y))
