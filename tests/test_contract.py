@@ -505,7 +505,7 @@ def test_losses_are_the_modules_functions():
     for name, loss in fl.losses().items():
         assert isinstance(loss, fl.Loss)
         assert loss.name == name and getattr(fl, name) is loss and name in fl.__all__
-        assert loss.kind in ("elementwise", "rows")
+        assert loss.kind in ("elementwise", "rows", "pairs", "vectors", "set")
         assert loss.formula and callable(loss.naive)
         bounds = loss.bounds()
         assert len(bounds) == 3 and all(0 < bound < 100 for bound in bounds)
