@@ -35,6 +35,7 @@ from fastloss.embedding import (
     contrastive_loss,
     cosine_distance_loss,
     cosine_embedding_loss,
+    margin_ranking_loss,
     triplet_margin_loss,
 )
 from fastloss.likelihoods import (
@@ -125,6 +126,7 @@ __all__ = [
     "log_softmax",
     "logsumexp",
     "losses",
+    "margin_ranking_loss",
     "modified_huber_loss",
     "mse_loss",
     "multi_quantile_loss",

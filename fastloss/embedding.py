@@ -7,10 +7,12 @@ from typing import Annotated, Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastloss._general import Array
+from fastloss import kernels
+from fastloss._general import Array, Pairs
 from fastloss._loss import (
     BINARY,
     SIGNS,
+    Common,
     Elsewhere,
     Flag,
     Gradients,
@@ -492,3 +494,66 @@ def cosine_distance_loss(
     array([1.e+00, 5.e-19])
     """
     return run(_cosine_distance, {"x1": x1, "x2": x2}, "dd", **common)
+
+
+@first_order_loss(
+    Pairs,
+    kernels.margin_ranking,
+    target=SIGNS,
+    formula=r"\max(0, m - y (x_1 - x_2))",
+    inputs=("x1", "x2"),
+    naive=lambda m, x1, x2, y, margin: m.maximum(0, margin - y * (x1 - x2)),
+    terms=lambda m, x1, x2, y, margin: (m.maximum(m.abs(x1 - x2), margin), None, None),
+    torch=Elsewhere("margin_ranking_loss"),
+)
+def margin_ranking_loss(
+    run: Pairs,
+    x1: ArrayLike,
+    x2: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: NonNegative = 0.0,
+    **common: Unpack[Common],
+) -> Gradients[tuple[Array, Array]]:
+    r"""Hinge loss of the order of two scores.
+
+    .. math:: \max(0, m - y (x_1 - x_2))
+
+    Parameters
+    ----------
+    x1, x2 : array_like
+        Scores of one shape; float32 or float64, or integers, which count as float64.
+    target : array_like
+        1 where `x1` is to be the higher, -1 where `x2`; of their shape.
+    margin : float, optional
+        How much higher; not negative.
+    **common
+
+    Returns
+    -------
+    (gradient of x1, gradient of x2)
+        Where gradients are asked for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets other than -1 and 1 (the first is named), dtypes that are
+        not numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``margin_ranking_loss``, which takes any target and any margin. At the kink the
+    gradient is 0.
+
+    References
+    ----------
+    R. Herbrich, T. Graepel and K. Obermayer, *Large Margin Rank Boundaries for Ordinal
+    Regression*, 2000.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.margin_ranking_loss([2.0, 2.0], [1.5, 3.0], [1, 1], margin=1.0, reduction="none")
+    array([0.5, 2. ])
+    """
+    return run({"x1": x1, "x2": x2, "target": target}, (margin,), **common)

@@ -12,6 +12,7 @@ from fastloss._general import Array, Pairs
 from fastloss._loss import (
     COUNTS,
     REAL,
+    SCALES,
     Common,
     Elsewhere,
     Flag,
@@ -188,7 +189,7 @@ def _laplace_terms(m: Any, z: Any, y: Any, scale: Any) -> Any:
 @first_order_loss(
     Pairs,
     kernels.laplace_nll,
-    target=COUNTS,
+    target=SCALES,
     inputs=("pred", "scale"),
     checked="scale",
     formula=r"\log 2 b + \frac{|e|}{b}",
@@ -209,7 +210,7 @@ def laplace_nll_loss(
     target : array_like
         Real, of pred's shape.
     scale : array_like
-        Scales b, not negative, of pred's shape; at 0 the loss is nan.
+        Scales b, positive, of pred's shape.
     **common
 
     Returns
@@ -220,7 +221,8 @@ def laplace_nll_loss(
     Raises
     ------
     ValueError
-        For shapes that differ, a negative scale (the first is named), an `out` that does not fit.
+        For shapes that differ, a scale that is not positive (the first is named), an `out` that
+        does not fit.
     TypeError
         For dtypes that are no real numbers.
 
@@ -255,7 +257,7 @@ def _student_terms(m: Any, z: Any, y: Any, scale: Any, df: Any) -> Any:
 @first_order_loss(
     Pairs,
     kernels.student_t_nll,
-    target=COUNTS,
+    target=SCALES,
     inputs=("pred", "scale"),
     checked="scale",
     formula=r"\log b + \frac{\nu + 1}{2} \log\left(1 + \frac{e^2}{\nu b^2}\right) + c(\nu)",
@@ -284,7 +286,7 @@ def student_t_nll_loss(
     target : array_like
         Real, of pred's shape.
     scale : array_like
-        Scales b, not negative, of pred's shape; at 0 the loss is nan.
+        Scales b, positive, of pred's shape.
     df : float
         The degrees of freedom: the fewer, the less an outlier weighs; infinitely many are the
         normal distribution.
@@ -298,8 +300,8 @@ def student_t_nll_loss(
     Raises
     ------
     ValueError
-        For shapes that differ, a negative scale (the first is named), `df` out of range, an `out`
-        that does not fit.
+        For shapes that differ, a scale that is not positive (the first is named), `df` out of
+        range, an `out` that does not fit.
     TypeError
         For dtypes that are no real numbers.
 
