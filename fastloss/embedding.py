@@ -226,7 +226,7 @@ def _triplet_terms(
     inputs=("anchor", "positive", "negative"),
     naive=_triplet_naive,
     terms=_triplet_terms,
-    ulp=(4, _triplet_ulp, 0),
+    ulp=(4, _triplet_ulp, 4),
     torch=Elsewhere("triplet_margin_loss", {"squared": None}),
 )
 def triplet_margin_loss(
@@ -375,7 +375,7 @@ def _cosine_embedding_terms(m: Any, x1: Any, x2: Any, y: Any, margin: Any) -> An
     inputs=("x1", "x2"),
     naive=_cosine_embedding_naive,
     terms=_cosine_embedding_terms,
-    ulp=(4, 6, 0),
+    ulp=(4, 6, 4),
     torch=Elsewhere("cosine_embedding_loss"),
 )
 def cosine_embedding_loss(
@@ -445,7 +445,7 @@ def _cosine_distance_terms(m: Any, x1: Any, x2: Any) -> Any:
     inputs=("x1", "x2"),
     naive=lambda m, x1, x2: 1 - _naive_cosine(m, x1, x2, 0),
     terms=_cosine_distance_terms,
-    ulp=(4, 6, 0),
+    ulp=(4, 6, 4),
 )
 def cosine_distance_loss(
     run: Vectors,
