@@ -38,6 +38,7 @@ class Gate:
     results: str
     defaults: dict[str, Any]
     block: int
+    driver: str
     def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None: ...
 
 class ElementwiseGate(Gate):

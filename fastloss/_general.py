@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
-from fastloss._loss import CLASSES, as_number
+from fastloss._loss import as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -317,6 +317,7 @@ class Elementwise(_Pickles, ElementwiseGate):
     """Losses of one prediction and one target each."""
 
     kind: ClassVar[str] = "elementwise"
+    driver: ClassVar[str] = "elementwise"
     options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
 
@@ -387,10 +388,7 @@ class Elementwise(_Pickles, ElementwiseGate):
                 job.put(name, a.transpose(axes))
 
         def check() -> None:
-            def outside(y: Any) -> Any:
-                return ~domain.contains(y)
-
-            index, value = call.first_bad(call.target, outside, weight, keep)
+            index, value = call.first_bad(call.target, domain.excludes, weight, keep)
             raise ValueError(f"{call.name}: target[{index}] = {value} is not in {domain}")
 
         count = float(call.pred.size)
@@ -407,7 +405,7 @@ class Elementwise(_Pickles, ElementwiseGate):
             return count
         if normalizer is not None:
             count = float(normalizer)
-        return call.reduce(job, "elementwise", reduction, count, arrays, threads, check)
+        return call.reduce(job, self.driver, reduction, count, arrays, threads, check)
 
     def per_class_name(self) -> str:
         """The knob that is an array along the last axis, if the loss has one."""
@@ -430,9 +428,14 @@ class Elementwise(_Pickles, ElementwiseGate):
 
 
 class Rows(_Pickles, RowsGate):
-    """Losses of one row of class scores and a label, or a row of class probabilities, each."""
+    """Losses of one row of class scores and a label, or a row of class probabilities, each.
+
+    Of the softmax of the row; the subclasses, of terms that the classes have apart.
+    """
 
     kind: ClassVar[str] = "rows"
+    driver: ClassVar[str] = "rows"
+    counted: ClassVar[bool] = True  # `class_weight` enters the mean's denominator
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
     checked = staticmethod(_checked)
 
@@ -469,7 +472,7 @@ class Rows(_Pickles, RowsGate):
         classes = call.pred.shape[axis]
         if classes == 0:
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
-        soft = call.target.ndim == ndim
+        soft = call.target.ndim == ndim or not self.loss.domain.labels
         self._check_target(call, axis, soft, ignore_index)
         weights = self._per_class(call, class_weight, classes)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
@@ -483,6 +486,8 @@ class Rows(_Pickles, RowsGate):
             "class_weight": weights,
         }
         arrays = call.outputs(out, reduction, inputs)
+        domain = self.loss.domain
+        bounded = soft and (math.isfinite(domain.low) or math.isfinite(domain.high))
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
@@ -494,6 +499,7 @@ class Rows(_Pickles, RowsGate):
             size=math.prod(call.shape),
             classes=classes,
             smoothing=smoothing,
+            domain=(domain.low, domain.high, domain.ends_only) if bounded else None,
             ignore_index=ignore_index,
             soft=soft,
             across=across,
@@ -515,11 +521,22 @@ class Rows(_Pickles, RowsGate):
                 job.put(name, a.transpose([*outer, axis]), True)
             else:
                 job.put(name, a.transpose(rows))
-        counted = "class_weight" in self.loss.knobs  # in the mean's denominator
+        counted = self.counted and "class_weight" in self.loss.knobs
         if weights is not None and counted:
             job.put("extra", weights)
 
         def check() -> None:
+            if soft:
+                over = [
+                    None if w is None else np.broadcast_to(np.expand_dims(w, axis), call.pred.shape)
+                    for w in (weight, keep)
+                ]
+                index, value = call.first_bad(call.target, domain.excludes, *over)
+                raise ValueError(
+                    f"{call.name}: target[{index}] = {value} is not in "
+                    f"[{domain.low:g}, {domain.high:g}]"
+                )
+
             def bad(y: Any) -> Any:
                 return ((y < 0) | (y >= classes)) & (
                     True if ignore_index is None else y != ignore_index
@@ -533,7 +550,9 @@ class Rows(_Pickles, RowsGate):
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
-        if not soft or (weighted and call.counts(reduction, normalizer)):
+        in_place = arrays.get("g") is not None and _same(arrays["g"], call.pred)
+        first = bounded and (in_place or self.results == "")
+        if not soft or first or (weighted and call.counts(reduction, normalizer)):
             job.start("weigh")
             run(job, threads)
             if job.bad:
@@ -545,11 +564,11 @@ class Rows(_Pickles, RowsGate):
             count = float(normalizer)
         if weights is not None and not counted:
             job.put("extra", weights)
-        return call.reduce(job, "rows", reduction, count, arrays, threads, check)
+        return call.reduce(job, self.driver, reduction, count, arrays, threads, check)
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
-        if soft and self.loss.domain is not CLASSES:
+        if soft and not self.loss.domain.shares:
             cure = f"; of one-hot rows target.argmax({axis})" if target.shape == shape else ""
             raise call.fail(
                 ValueError,
@@ -560,7 +579,8 @@ class Rows(_Pickles, RowsGate):
         if soft:
             if target.shape != shape:
                 column = target.shape == (*shape[:axis], 1, *shape[axis + 1 :])
-                cure = f"; labels are target.squeeze({axis})" if column else ""
+                labels = column and self.loss.domain.labels
+                cure = f"; labels are target.squeeze({axis})" if labels else ""
                 raise call.fail(
                     ValueError,
                     "target",
@@ -596,3 +616,34 @@ class Rows(_Pickles, RowsGate):
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a
+
+
+class RowTerms(Rows):
+    """Row losses that are sums of a term of each class; of a label, of its class alone."""
+
+    driver: ClassVar[str] = "terms"
+
+
+class RowMeans(Rows):
+    """Row losses that are means over the classes of a term of each."""
+
+    driver: ClassVar[str] = "means"
+
+
+class RowDivergence(Rows):
+    """Row losses that are sums of a term of each class less their p - t where these are close."""
+
+    driver: ClassVar[str] = "divergence"
+
+
+class RowMargins(Rows):
+    """Row losses that are sums over the number of classes of a term of each other and the label."""
+
+    driver: ClassVar[str] = "margins"
+    counted: ClassVar[bool] = False
+
+
+class RowRival(Rows):
+    """Row losses of the largest of the other classes and the label."""
+
+    driver: ClassVar[str] = "rival"

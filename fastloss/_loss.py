@@ -84,12 +84,17 @@ PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last o
 
 @dataclass(frozen=True)
 class Domain:
-    """The numbers an input may be: [low, high], or the two ends alone. nan is let through."""
+    """The numbers an input may be: [low, high], or the two ends alone. nan is let through.
+
+    Targets of rows are class `labels`, or `shares`: such a number for each class.
+    """
 
     low: float = -math.inf
     high: float = math.inf
     ends_only: bool = False
     label: str = ""
+    labels: bool = False
+    shares: bool = False
 
     def contains(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Elementwise, whether x may be a target."""
@@ -98,6 +103,10 @@ class Domain:
         if inside is None:
             inside = (x >= self.low) & (x <= self.high)
         return np.asarray(inside | (x != x))
+
+    def excludes(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Elementwise, whether x may not."""
+        return ~self.contains(x)
 
     def __str__(self) -> str:
         if self.label:
@@ -110,8 +119,12 @@ UNIT = Domain(0, 1)
 BINARY = Domain(0, 1, ends_only=True)
 COUNTS = Domain(0)
 SIGNS = Domain(-1, 1, ends_only=True)
-CLASSES = Domain(label="class labels or class probabilities")
-LABELS = Domain(label="class labels")
+CLASSES = Domain(label="class labels or class probabilities", labels=True, shares=True)
+LABELS = Domain(label="class labels", labels=True)
+CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
+LABELS_OR_CHANCES = Domain(
+    0, 1, label="class labels or class probabilities in [0, 1]", labels=True, shares=True
+)
 
 
 @dataclass(frozen=True)

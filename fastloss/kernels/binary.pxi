@@ -218,16 +218,12 @@ BLOCKS["hinge_embedding"] = <size_t>&hinge_embedding
 
 cdef inline void probabilities_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    # Of probabilities; 0 log 0 = 0, also in the derivatives, and nan outside [0, 1]. Below 1e-30 p
-    # may be no normal number, so 2^64 p is taken the logarithm of.
-    cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0
-    cdef T log_large = <T>44.3614195558365
+    # Of probabilities; 0 log 0 = 0, also in the derivatives, and nan outside [0, 1].
+    cdef T zero = 0, one = 1
     cdef T inside = z if z >= 0 else <T>NAN, p = inside if inside <= 1 else <T>NAN
     cdef T q = one - p, n = one - y
     cdef T e = p - y, d = p * q
-    cdef T log_p = log_positive(p * (large if p < least else one))
-    log_p -= log_large if p < least else zero
-    loss[0] = -weighed(y, log_p) - weighed(n, log1p(-p)) + (p - p)
+    loss[0] = -weighed(y, log_tiny(p)) - weighed(n, log1p(-p)) + (p - p)
     # At p = y = 0 or 1 the quotient is 0 / 0, the derivative 1 - 2 y.
     grad[0] = n - y if magnitude(e) + d == 0 else e / d
     e = y / p / p
@@ -239,3 +235,18 @@ cdef void binary_cross_entropy(fl_elements* b) noexcept nogil:
     MAP(b, probabilities_at[float], probabilities_at[double])
 
 BLOCKS["binary_cross_entropy"] = <size_t>&binary_cross_entropy
+
+
+cdef inline void multilabel_soft_margin_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1
+    binary_at(False, z, y, one, k, loss, grad, hess)
+    loss[0] = weighed(a, loss[0])
+    grad[0] = weighed(a, grad[0])
+    hess[0] = weighed(a, hess[0])
+
+
+cdef void multilabel_soft_margin(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, multilabel_soft_margin_at[float], multilabel_soft_margin_at[double])
+
+BLOCKS["multilabel_soft_margin"] = <size_t>&multilabel_soft_margin

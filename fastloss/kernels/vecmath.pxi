@@ -34,6 +34,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_minus_log1p_f64(double)
     float fl_log_cosh_unit_f32(float)
     double fl_log_cosh_unit_f64(double)
+    float fl_atanh_rest_f32(float, float)
+    double fl_atanh_rest_f64(double, double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
 
@@ -137,6 +139,13 @@ cdef inline T log_positive(T x) noexcept nogil:
         return fl_log_f64(x)
 
 
+cdef inline T log_tiny(T x) noexcept nogil:
+    # The same where x may be no normal number.
+    cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0  # 2^64
+    cdef T log_x = log_positive(x * (large if x < least else one))
+    return log_x - (<T>44.3614195558365 if x < least else zero)
+
+
 cdef inline T log1p(T x) noexcept nogil:
     # log(1 + x) for x >= -1.
     if T is float:
@@ -159,6 +168,14 @@ cdef inline T log_cosh_unit(T x) noexcept nogil:
         return fl_log_cosh_unit_f32(x)
     else:
         return fl_log_cosh_unit_f64(x)
+
+
+cdef inline T atanh_rest(T z, T by) noexcept nogil:
+    # (2 atanh(s) / s - 2) by / z, z = s s, for s in [-1/3, 1/3].
+    if T is float:
+        return fl_atanh_rest_f32(z, by)
+    else:
+        return fl_atanh_rest_f64(z, by)
 
 
 cdef inline T root(T x) noexcept nogil:
