@@ -540,7 +540,8 @@ def _multilabel_terms(m: Any, z: Any, y: Any, class_weight: Any) -> Any:
     RowMeans,
     kernels.multilabel_soft_margin,
     target=CHANCES,
-    formula=r"-\frac{1}{K} \sum_k y_k \log \sigma(z_k) + (1 - y_k) \log(1 - \sigma(z_k))",
+    formula=r"-\frac{1}{K} \sum_k w_k \left(y_k \log \sigma(z_k)"
+    r" + (1 - y_k) \log(1 - \sigma(z_k))\right)",
     naive=_multilabel,
     terms=_multilabel_terms,
     torch=Elsewhere("multilabel_soft_margin_loss", {"class_weight": "weight"}),

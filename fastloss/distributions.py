@@ -13,7 +13,7 @@ from fastloss._loss import CHANCES, UNIT, Common, Outputs, loss
 
 def _kl_with_probs(m: Any, p: Any, target: Any) -> Any:
     terms = zip(p, target, strict=True)
-    return sum(m.where(t > 0, t * m.log(t / p_k), 0 * p_k) for p_k, t in terms)
+    return sum(m.where(t > 0, t * (m.log(t) - m.log(p_k)), 0 * p_k) for p_k, t in terms)
 
 
 def _kl_with_probs_terms(m: Any, p: Any, target: Any) -> Any:
@@ -21,7 +21,7 @@ def _kl_with_probs_terms(m: Any, p: Any, target: Any) -> Any:
     size = 0
     for p_k, t in zip(p, target, strict=True):
         if t > 0 and p_k > 0:
-            x = t * m.log(t / p_k)
+            x = t * (m.log(t) - m.log(p_k))
             size = size + m.abs(x + (p_k - t) if m.abs(p_k - t) < t / 2 else x)
     return size, None, None
 

@@ -398,7 +398,7 @@ def _nll(m: Any, z: Any, y: int, class_weight: Any) -> Any:
     RowTerms,
     kernels.nll,
     target=LABELS,
-    formula=r"-z_y",
+    formula=r"-w_y z_y",
     naive=_nll,
     torch=Elsewhere("nll_loss", {"class_weight": "weight"}),
 )
@@ -467,7 +467,7 @@ def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) ->
     kernels.cross_entropy_with_probs,
     pred=UNIT,
     target=LABELS_OR_CHANCES,
-    formula=r"-\log p_y",
+    formula=r"-w_y \log p_y",
     naive=_cross_entropy_with_probs,
 )
 def cross_entropy_with_probs(
@@ -544,7 +544,7 @@ def _multi_margin(m: Any, z: Any, y: int, p: Any, margin: Any, class_weight: Any
     RowMargins,
     kernels.multi_margin,
     target=LABELS,
-    formula=r"\frac{1}{K} \sum_{j \ne y} \max(0, m - z_y + z_j)^p",
+    formula=r"\frac{w_y}{K} \sum_{j \ne y} \max(0, m - z_y + z_j)^p",
     naive=_multi_margin,
     torch=Elsewhere("multi_margin_loss", {"class_weight": "weight"}),
 )

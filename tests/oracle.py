@@ -309,10 +309,23 @@ def points(
     return pred, target
 
 
-def rows(dtype: Any, classes: int, rng: np.random.Generator, n: int) -> np.ndarray:
+def chances(dtype: Any, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """n adversarial rows of probabilities: of any size, 0 and 1 among them, and near the target."""
+    dtype = np.dtype(dtype)
+    sizes = magnitudes(dtype)
+    pool = np.concatenate([[0, 1], sizes[sizes <= 1], rng.random(200)])
+    p = rng.choice(pool, target.shape)
+    near = target * (1 + rng.choice([1e-8, 1e-3, 0.3, 0.6], (len(p), 1)) * rng.normal(size=p.shape))
+    return np.where(rng.random((len(p), 1)) < 0.5, p, near.clip(0, 1)).astype(dtype)
+
+
+def rows(
+    dtype: Any, classes: int, rng: np.random.Generator, n: int, shifted: bool = True
+) -> np.ndarray:
     """n adversarial rows of logits: plain, nearly equal, tied, shifted far, saturated by a leader.
 
-    They repeat 200 numbers, which keeps the oracle affordable on long rows.
+    Shifts are for losses of differences of logits. They repeat 200 numbers, which keeps the oracle
+    affordable on long rows.
     """
     dtype = np.dtype(dtype)
     reach = 160 if dtype == np.float32 else 780
@@ -322,7 +335,7 @@ def rows(dtype: Any, classes: int, rng: np.random.Generator, n: int) -> np.ndarr
     scale = np.minimum(scale, (reach - lead) / 2 / np.abs(pool).max())
     z = rng.choice(pool, (n, classes)) * scale[:, None]
     z[np.arange(n), rng.integers(classes, size=n)] += lead
-    return (z + rng.choice([0, 0, 1e3, -1e4], n)[:, None]).astype(dtype)
+    return (z + rng.choice([0, 0, 1e3, -1e4], n)[:, None] * shifted).astype(dtype)
 
 
 def soft_targets(shape: tuple[int, int], dtype: Any, rng: np.random.Generator) -> np.ndarray:

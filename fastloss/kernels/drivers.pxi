@@ -999,6 +999,7 @@ cdef void single_terms(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t 
         s.first[i] = s.second[i] = s.loss[i] if s.loss[i] != s.loss[i] else 0
         if s.w[i] != 0 and s.loss[i] == s.loss[i] and c.order:
             s.first[i] = (<T*>b.grad)[i] * (s.w[i] * c.scale)
+            s.first[i] = 0 - s.first[i] if rival else s.first[i]
             s.second[i] = (<T*>b.hess)[i] * (s.w[i] * c.scale) if c.order == 2 else 0
 
 
