@@ -77,10 +77,12 @@ class Case:
         """`pred` with unsure and confident samples, and a target from the loss's domain."""
         rng = np.random.default_rng(0)
         pred = 3 * rng.standard_normal(self.shape, self.dtype)
-        if self.loss.kind == "rows":
-            return pred, rng.integers(0, self.shape[-1], self.shape[:-1])
         if self.loss.pred.high < np.inf:
             pred = rng.random(self.shape, self.dtype)  # of probabilities
+        if self.loss.domain.labels:
+            return pred, rng.integers(0, self.shape[-1], self.shape[:-1])
+        if self.loss.kind == "rows":
+            return pred, rng.random(self.shape, self.dtype)
         low, high = map(pred.dtype.type, (self.loss.domain.low, self.loss.domain.high))
         target = 3 * rng.standard_normal(self.shape, self.dtype)
         return pred, np.where(target > 0, high, low) if high < np.inf else np.maximum(target, low)

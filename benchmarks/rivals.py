@@ -92,7 +92,21 @@ NUMPY: dict[str, Callable[[Array, Array, Array], Any]] = {
     "sigmoid_focal_loss": focal,
     "cross_entropy": cross_entropy,
 }
-TORCH = {"sigmoid_focal_loss": focal_torch}  # what torch.nn.functional does not have
+
+
+def cross_entropy_with_probs_torch(p: Any, y: Any) -> Any:
+    return torch.nn.functional.nll_loss(p.log(), y)
+
+
+def kl_with_probs_torch(p: Any, y: Any) -> Any:
+    return torch.nn.functional.kl_div(p.log(), y, reduction="batchmean")
+
+
+TORCH = {  # what torch.nn.functional does not have
+    "sigmoid_focal_loss": focal_torch,
+    "cross_entropy_with_probs": cross_entropy_with_probs_torch,
+    "kl_div_with_probs": kl_with_probs_torch,
+}
 
 
 def opponents(loss: Loss, pred: Array, target: Array, out: Array, threads: int) -> dict[str, Call]:

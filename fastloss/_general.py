@@ -550,7 +550,8 @@ class Rows(_Pickles, RowsGate):
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
-        in_place = arrays.get("g") is not None and _same(arrays["g"], call.pred)
+        grad = arrays.get("g")
+        in_place = grad is not None and _same(grad, call.pred)
         first = bounded and (in_place or self.results == "")
         if not soft or first or (weighted and call.counts(reduction, normalizer)):
             job.start("weigh")

@@ -64,6 +64,28 @@ every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 every_elementwise = pytest.mark.parametrize(
     "loss", [loss for loss in LOSSES if loss.kind == "elementwise"], ids=lambda loss: loss.name
 )
+
+
+def softness(loss):
+    """The kinds of target of a loss: of rows labels, or a number for each class, or either."""
+    if loss.kind == "elementwise":
+        return (False,)
+    return (False,) * loss.domain.labels + (True,) * loss.domain.shares
+
+
+# Of rows a loss of each driver, with each kind of target it takes: what differs is the drivers.
+DRIVERS = {loss._gate.driver: loss for loss in reversed(LOSSES) if loss.kind == "rows"}
+every_rows_driver = pytest.mark.parametrize(
+    ("loss", "soft"),
+    [
+        pytest.param(loss, soft, id=f"{driver}-{'soft' if soft else 'labels'}")
+        for driver, loss in sorted(DRIVERS.items())
+        for soft in softness(loss)
+    ],
+)
+every_label_driver = pytest.mark.parametrize(
+    "loss", [loss for loss in DRIVERS.values() if loss.domain.labels], ids=lambda loss: loss.name
+)
 every_method = pytest.mark.parametrize("method", METHODS)
 every_setting = pytest.mark.parametrize(
     ("loss", "knobs"),
@@ -102,13 +124,6 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
         low, high = loss.pred.low, loss.pred.high
         pred = low + (high - low) * rng.uniform(0.1, 0.9, shape)
     return pred.astype(dtype), target.astype(dtype)
-
-
-def softness(loss):
-    """The kinds of target of a loss: of rows labels, or a number for each class, or either."""
-    if loss.kind == "elementwise":
-        return (False,)
-    return (False,) * loss.domain.labels + (True,) * loss.domain.shares
 
 
 def naive(loss, pred, target, **knobs):

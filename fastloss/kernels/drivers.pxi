@@ -905,12 +905,22 @@ cdef inline void scale_lanes(T* x, const T* w, const T* scale, Py_ssize_t steps)
             x[i * LANES + lane] = zero if w[lane] == 0 else product
 
 
-cdef inline void mark(fl_call* c, T* x, int64_t k, Py_ssize_t lane, Py_ssize_t step,
-                      Py_ssize_t steps, double value) noexcept nogil:
-    # Sets a row's class k in a block, if it is there.
-    k -= step if c.lanes else step * LANES
-    if 0 <= k < (steps if c.lanes else steps * LANES):
-        x[k * LANES + lane if c.lanes else k] = <T>value
+cdef inline T element(const fl_operand* op, Py_ssize_t row, Py_ssize_t col, T tag) noexcept nogil:
+    cdef const char* src = fl_row(op, row) + col * op.step
+    cdef T x
+    if adjacent(op, <T>0):
+        return (<const T*>src)[0]
+    load(&x, src, op.step, 1, op.code)
+    return x
+
+
+cdef inline Py_ssize_t place(fl_call* c, Py_ssize_t k, Py_ssize_t lane, Py_ssize_t step,
+                             Py_ssize_t steps) noexcept nogil:
+    # Where class k of a row is in the block of these steps, or -1.
+    if c.lanes:
+        return (k - step) * LANES + lane if step <= k < step + steps else -1
+    k -= step * LANES
+    return k if 0 <= k < steps * LANES else -1
 
 
 cdef void fill_row(const fl_operand* op, Py_ssize_t row, T x) noexcept nogil:
@@ -955,8 +965,7 @@ cdef void single_terms(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t 
         t[i] = 1
         z[i] = s.rival[i] = 0
         if s.w[i] != 0 and not rival:
-            load(&z[i], fl_row(&c.pred, row + i) + s.y[i] * c.pred.step, c.pred.step, 1,
-                 c.pred.code)
+            z[i] = element(&c.pred, row + i, s.y[i], tag)
     for i from 0 <= i < (n if rival else 0) by group:
         if not c.lanes and s.w[i] == 0:
             continue
@@ -1019,7 +1028,7 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
     cdef double factor
     cdef LaneSums sum, first, second
     cdef Py_ssize_t all_steps = steps_of(c), blocks = (all_steps + STEPS - 1) // STEPS
-    cdef Py_ssize_t block, step, steps, m, at, i, lane, start = 0
+    cdef Py_ssize_t block, step, steps, m, at, i, k, lane, start = 0
     cdef bint margins = c.form == FL_MARGINS
     cdef double count = c.classes if margins or c.form == FL_MEANS else 1
     for lane in range(LANES):
@@ -1034,8 +1043,7 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
         memset(&second, 0, sizeof(second))
         for lane in range(LANES):
             i = min(lane, n - 1) if c.lanes else 0
-            load(&t[lane], fl_row(&c.pred, row + i) + s.y[j + i] * c.pred.step, c.pred.step, 1,
-                 c.pred.code)
+            t[lane] = element(&c.pred, row + i, s.y[j + i], tag)
         for i in range(LANES, BLOCK):
             t[i] = t[i - LANES]
         if not c.lanes:  # the label's block last: it gets what the others sum up to
@@ -1075,9 +1083,9 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
             c.block(b)
             if margins:
                 for lane in range(n):
-                    mark(c, loss, s.y[j + lane], lane, step, steps, 0)
-                    mark(c, grad, s.y[j + lane], lane, step, steps, 0)
-                    mark(c, hess, s.y[j + lane], lane, step, steps, 0)
+                    k = place(c, s.y[j + lane], lane, step, steps)
+                    if k >= 0:
+                        loss[k] = grad[k] = hess[k] = 0
                 if c.order:
                     add_lanes(&first, grad, m, steps)
                 if c.order == 2:
@@ -1098,11 +1106,14 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
         if single or margins:
             for lane in range(n if not c.soft else 0):
                 i = j + lane
-                if c.form == FL_RIVAL:
-                    mark(c, grad, s.rival[i], lane, step, steps, 0 - s.first[i])
-                    mark(c, hess, s.rival[i], lane, step, steps, s.second[i])
-                mark(c, grad, s.y[i], lane, step, steps, s.first[i])
-                mark(c, hess, s.y[i], lane, step, steps, s.second[i])
+                k = place(c, s.rival[i], lane, step, steps) if c.form == FL_RIVAL else -1
+                if k >= 0:
+                    grad[k] = <T>(0 - s.first[i])
+                    hess[k] = <T>s.second[i]
+                k = place(c, s.y[i], lane, step, steps)
+                if k >= 0:
+                    grad[k] = <T>s.first[i]
+                    hess[k] = <T>s.second[i]
         if c.grad.data:
             write_terms(c, &c.grad, grad, row, n, step, steps)
         if c.hess.data:

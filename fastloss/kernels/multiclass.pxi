@@ -119,8 +119,8 @@ cdef void cross_entropy_with_probs(fl_elements* b) noexcept nogil:
 BLOCKS["cross_entropy_with_probs"] = <size_t>&cross_entropy_with_probs
 
 
-# Of another class's score z and the label's, y: max(0, margin + z - y). Where the sum is small, what
-# the difference and T have lost counts.
+# Of another class's score z and the label's, y: max(0, margin + z - y). Where the sum is small,
+# what the difference and T have lost counts.
 cdef inline void margin_of(bint square, T z, T y, double margin,
                            T* loss, T* grad, T* hess) noexcept nogil:
     cdef T zero = 0, one = 1, two = 2, wide = <T>margin, d = z - y, low = lost(z, y, d)
