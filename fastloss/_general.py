@@ -457,6 +457,10 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
+        if ignore_index is not None and "ignore_index" not in self.loss.knobs:
+            raise self.loss.unknown({"ignore_index": ignore_index})
+        if label_smoothing != 0 and "label_smoothing" not in self.loss.knobs:
+            raise self.loss.unknown({"label_smoothing": label_smoothing})
         axis = _integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim

@@ -35,6 +35,11 @@ def _exp(x: mpf, _prec: int) -> mpf:
     return mp.exp(x)
 
 
+@functools.lru_cache(maxsize=4096)
+def _log(x: mpf, _prec: int) -> mpf:
+    return mp.log(x)
+
+
 class Dual:
     """A value v and d[k] = (dv/dz_k, d2v/dz_k2) of each seeded input k that v depends on."""
 
@@ -122,7 +127,7 @@ def _exp_dual(x: Dual) -> Dual:
 def _log_dual(x: Dual) -> Dual:
     if not x.v:  # log 0, of a probability that is exactly 0
         return Dual(-mp.inf, {k: (mp.inf * a, -mp.inf) for k, (a, _) in x.d.items()})
-    return x.chain(mp.log(x.v) if x.v > 0 else mp.nan, 1 / x.v, -1 / x.v**2)
+    return x.chain(_log(x.v, mp.prec) if x.v > 0 else mp.nan, 1 / x.v, -1 / x.v**2)
 
 
 def _over_arrays(function: Any) -> Any:

@@ -311,6 +311,10 @@ def test_unknown_knobs_are_reported_for_the_loss(loss):
             call(pred, target, tempreature=2.0)
     with pytest.raises(TypeError, match=rf"{loss.name}.*'tempreature'"):
         loss.bind(tempreature=2.0)
+    for name, value in (("label_smoothing", 0.1), ("ignore_index", 1)):  # of some rows
+        if name not in loss.knobs:
+            with pytest.raises(TypeError, match=rf"{loss.name}.*'{name}'"):
+                loss(pred, target, **{name: value})
     for name in ("sample_weight", "mask", "normalizer", "out"):  # belong to a call
         with pytest.raises(TypeError, match=rf"{loss.name}.*{name}"):
             loss.bind(**{name: None})

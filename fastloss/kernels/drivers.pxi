@@ -851,7 +851,8 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
 # function gives as it does an elementwise loss. `c.form` says of what (src/call.h):
 # FL_TERMS      prediction, target and class weight; of a label only its own, with a target of 1
 # FL_MEANS      the same over the number of classes
-# FL_DIVERGENCE the same, the sum of t - p (`balance`) being added in double
+# FL_DIVERGENCE prediction p and target t; where these are close the term lacks t - p, which is added
+#               in double (`balance`)
 # FL_MARGINS    the other classes and the label's prediction, over the number of classes
 # FL_RIVAL      the largest of the other classes and the label's prediction: a single term
 # Where a row has a single term it is found first, then written among zeros. The units are those of
@@ -899,10 +900,12 @@ cdef inline void balance(T* x, const T* p, const T* t, Py_ssize_t n) noexcept no
 cdef inline void scale_lanes(T* x, const T* w, const T* scale, Py_ssize_t steps) noexcept nogil:
     cdef Py_ssize_t i, lane
     cdef T zero = 0, product
+    cdef fl_mode own = fl_enter(True)
     for i in range(steps):
         for lane in range(LANES):
             product = x[i * LANES + lane] * scale[lane]
             x[i * LANES + lane] = zero if w[lane] == 0 else product
+    fl_leave(own)
 
 
 cdef inline T element(const fl_operand* op, Py_ssize_t row, Py_ssize_t col, T tag) noexcept nogil:
