@@ -864,29 +864,41 @@ cdef struct Terms:
 
 
 cdef struct LaneSums:
-    double[LANES] high, low
+    double[LANES] high, low  # low: what rounding loses, of doubles
+
+
+cdef inline void no_lanes(LaneSums* s, T tag) noexcept nogil:
+    memset(s.high, 0, sizeof(s.high))
+    if T is double:
+        memset(s.low, 0, sizeof(s.low))
 
 
 cdef inline void add_lanes(LaneSums* s, T* x, Py_ssize_t n, Py_ssize_t steps) noexcept nogil:
-    # Of doubles with what rounding loses; x has room for zeros up to the end of its last step.
+    # x has room for zeros up to the end of its last step.
     cdef Py_ssize_t i, lane
     cdef double own, sum, v
+    cdef double[LANES] high  # in registers
     for i in range(n, steps * LANES):
         x[i] = 0
+    for lane in range(LANES):
+        high[lane] = s.high[lane]
     for i in range(steps):
         for lane in range(LANES):
             own = x[i * LANES + lane]
-            sum = s.high[lane] + own
+            sum = high[lane] + own
             if T is double:
-                v = sum - s.high[lane]
-                s.low[lane] += (s.high[lane] - (sum - v)) + (own - v)
-            s.high[lane] = sum
+                v = sum - high[lane]
+                s.low[lane] += (high[lane] - (sum - v)) + (own - v)
+            high[lane] = sum
+    for lane in range(LANES):
+        s.high[lane] = high[lane]
 
 
-cdef inline double lane_sum(fl_call* c, LaneSums* s, Py_ssize_t lane) noexcept nogil:
+cdef inline double lane_sum(fl_call* c, LaneSums* s, Py_ssize_t lane, T tag) noexcept nogil:
     # A row's sum: a lane, or all of them. After an infinity the low part is nan.
-    cdef double high = s.high[lane] if c.lanes else merged(s.high)
-    cdef double x = high + (s.low[lane] if c.lanes else merged(s.low))
+    cdef double high = s.high[lane] if c.lanes else merged(s.high), x = high
+    if T is double:
+        x += s.low[lane] if c.lanes else merged(s.low)
     return x if x == x else high
 
 
@@ -1005,6 +1017,7 @@ cdef void single_terms(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t 
     b.pred = z
     b.target = t
     b.n = n
+    b.scale = 1
     c.block(b)
     for i in range(n):
         s.loss[i] = 0 if s.w[i] == 0 else (<T*>b.loss)[i] * s.w[i]
@@ -1034,21 +1047,25 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
     cdef Py_ssize_t block, step, steps, m, at, i, k, lane, start = 0
     cdef bint margins = c.form == FL_MARGINS
     cdef double count = c.classes if margins or c.form == FL_MEANS else 1
-    for lane in range(LANES):
+    for lane in range(LANES if single or c.lanes else 0):
         i = j + (min(lane, n - 1) if c.lanes else 0)
         w[lane] = <T>s.w[i]
         scale[lane] = <T>(s.w[i] * c.scale / count)
         if single:  # what the other classes get
             scale[lane] = <T>NAN if s.loss[i] != s.loss[i] else <T>0
-    memset(&sum, 0, sizeof(sum))
-    if margins:
-        memset(&first, 0, sizeof(first))
-        memset(&second, 0, sizeof(second))
-        for lane in range(LANES):
-            i = min(lane, n - 1) if c.lanes else 0
-            t[lane] = element(&c.pred, row + i, s.y[j + i], tag)
-        for i in range(LANES, BLOCK):
-            t[i] = t[i - LANES]
+    # The block function gives what a row alone gets, of LANES rows what is scaled by lanes.
+    b.scale = 1 if c.lanes else s.w[j] * c.scale / count
+    no_lanes(&sum, tag)
+    if margins and not single:
+        no_lanes(&first, tag)
+        no_lanes(&second, tag)
+        for lane in range(n):
+            t[lane] = element(&c.pred, row + lane, s.y[j + lane], tag)
+        for lane in range(n, LANES):
+            t[lane] = t[0]
+        for i in range(1, min(<Py_ssize_t>STEPS, all_steps)):
+            for lane in range(LANES):
+                t[i * LANES + lane] = t[lane]
         if not c.lanes:  # the label's block last: it gets what the others sum up to
             start = s.y[j] // BLOCK + 1
     for block in range(blocks):
@@ -1059,7 +1076,10 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
         if single:
             for i in range(steps):
                 for lane in range(LANES):
-                    grad[i * LANES + lane] = hess[i * LANES + lane] = scale[lane]
+                    grad[i * LANES + lane] = scale[lane]
+            for i in range(steps if c.order == 2 else 0):
+                for lane in range(LANES):
+                    hess[i * LANES + lane] = scale[lane]
         else:
             b.n = m
             b.pred = z
@@ -1097,15 +1117,15 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
                 balance(rest, <const T*>b.pred, <const T*>b.target, m)
                 add_lanes(&sum, rest, m, steps)
             add_lanes(&sum, loss, m, steps)
-            if c.order:
+            if c.lanes and c.order:
                 scale_lanes(grad, w, scale, steps)
-            if c.order == 2:
+            if c.lanes and c.order == 2:
                 scale_lanes(hess, w, scale, steps)
         if block == blocks - 1 and margins and not single:
             for i in range(j, j + n):
-                factor = s.w[i] * c.scale / count
-                s.first[i] = 0 if s.w[i] == 0 else 0 - lane_sum(c, &first, i - j) * factor
-                s.second[i] = 0 if s.w[i] == 0 else lane_sum(c, &second, i - j) * factor
+                factor = s.w[i] * c.scale / count if c.lanes else 1
+                s.first[i] = 0 if s.w[i] == 0 else 0 - lane_sum(c, &first, i - j, tag) * factor
+                s.second[i] = 0 if s.w[i] == 0 else lane_sum(c, &second, i - j, tag) * factor
         if single or margins:
             for lane in range(n if not c.soft else 0):
                 i = j + lane
@@ -1122,7 +1142,7 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
         if c.hess.data:
             write_terms(c, &c.hess, hess, row, n, step, steps)
     for i in range(j, j + (0 if single else n)):
-        s.loss[i] = 0 if s.w[i] == 0 else lane_sum(c, &sum, i - j) / count * s.w[i]
+        s.loss[i] = 0 if s.w[i] == 0 else lane_sum(c, &sum, i - j, tag) / count * s.w[i]
         if margins and c.lanes and blocks > 1:  # the label's block may have been written before
             write_class(&c.grad, row + i - j, s.y[i], <T>s.first[i])
             write_class(&c.hess, row + i - j, s.y[i], <T>s.second[i])
@@ -1143,7 +1163,6 @@ cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     b.wide = T is double
     b.order = c.order
     b.ahead = c.ranges > NEAR and not c.lanes
-    b.scale = 1
     b.knobs = c.knobs
     b.extra = a
     b.loss = ws.loss
