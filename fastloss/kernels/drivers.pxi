@@ -851,8 +851,8 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
 # function gives as it does an elementwise loss. `c.form` says of what (src/call.h):
 # FL_TERMS      prediction, target and class weight; of a label only its own, with a target of 1
 # FL_MEANS      the same over the number of classes
-# FL_DIVERGENCE prediction p and target t; where these are close the term lacks t - p, which is added
-#               in double (`balance`)
+# FL_DIVERGENCE prediction p and target t; where these are close the term lacks t - p, which
+#               `balance` gives and is added in double
 # FL_MARGINS    the other classes and the label's prediction, over the number of classes
 # FL_RIVAL      the largest of the other classes and the label's prediction: a single term
 # Where a row has a single term it is found first, then written among zeros. The units are those of
