@@ -86,8 +86,10 @@ class Case:
             x = 3 * rng.standard_normal(self.shape, self.dtype)
             if p.name == "pred" and loss.pred.low > -np.inf:
                 x = rng.random(self.shape, self.dtype)  # of probabilities
-            elif p.name == loss.checked and loss.kind == "rows":
+            elif p.name == loss.checked and loss.domain.labels:
                 x = rng.integers(0, self.shape[-1], self.shape[:-1])
+            elif p.name == loss.checked and loss.kind == "rows":
+                x = rng.random(self.shape, self.dtype)
             elif p.name == loss.checked != "target":
                 x = abs(x) + x.dtype.type(0.1)  # a scale
             elif p.name == loss.checked:

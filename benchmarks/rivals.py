@@ -279,8 +279,23 @@ NUMPY: dict[str, Callable[[Array, Array, Array], Any]] = {
     "soft_margin_loss": soft_margin,
     "exponential_loss": exponential,
 }
+
+
+def cross_entropy_with_probs_torch(p: Any, y: Any) -> Any:
+    return torch.nn.functional.nll_loss(p.log(), y)
+
+
+def kl_with_probs_torch(p: Any, y: Any) -> Any:
+    return torch.nn.functional.kl_div(p.log(), y, reduction="batchmean")
+
+
 # What torch.nn.functional does not have, or not without a warning.
-TORCH = {"sigmoid_focal_loss": focal_torch, "kl_div": kl_div_torch}
+TORCH = {
+    "sigmoid_focal_loss": focal_torch,
+    "kl_div": kl_div_torch,
+    "cross_entropy_with_probs": cross_entropy_with_probs_torch,
+    "kl_div_with_probs": kl_with_probs_torch,
+}
 
 
 def opponents(

@@ -18,6 +18,7 @@ from fastloss.binary import (
     hinge_embedding_loss,
     hinge_loss,
     modified_huber_loss,
+    multilabel_soft_margin_loss,
     perceptron_loss,
     sigmoid_focal_loss,
     soft_margin_loss,
@@ -31,7 +32,7 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
-from fastloss.distributions import elbo_loss, kl_div
+from fastloss.distributions import elbo_loss, kl_div, kl_div_with_probs
 from fastloss.embedding import (
     contrastive_loss,
     cosine_distance_loss,
@@ -46,8 +47,12 @@ from fastloss.likelihoods import (
     student_t_nll_loss,
 )
 from fastloss.multiclass import (
+    crammer_singer_loss,
     cross_entropy,
+    cross_entropy_with_probs,
     generalized_cross_entropy,
+    multi_margin_loss,
+    nll_loss,
     poly_loss,
     softmax_focal_loss,
 )
@@ -106,7 +111,9 @@ __all__ = [
     "contrastive_loss",
     "cosine_distance_loss",
     "cosine_embedding_loss",
+    "crammer_singer_loss",
     "cross_entropy",
+    "cross_entropy_with_probs",
     "dice_loss",
     "elastic_net_penalty",
     "elbo_loss",
@@ -126,6 +133,7 @@ __all__ = [
     "huber_loss",
     "kernels",
     "kl_div",
+    "kl_div_with_probs",
     "l1_loss",
     "l1_penalty",
     "l2_penalty",
@@ -138,8 +146,11 @@ __all__ = [
     "margin_ranking_loss",
     "modified_huber_loss",
     "mse_loss",
+    "multi_margin_loss",
     "multi_quantile_loss",
+    "multilabel_soft_margin_loss",
     "negative_binomial_nll_loss",
+    "nll_loss",
     "nt_xent_loss",
     "perceptron_loss",
     "perceptual_loss",

@@ -1,6 +1,6 @@
 """Types of the compiled gate (`_gate.pyx`)."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +40,7 @@ class Gate:
     results: str
     defaults: dict[str, Any]
     block: int
+    driver: ClassVar[str]
     def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None: ...
 
 class ElementwiseGate(Gate):

@@ -56,9 +56,19 @@ cdef enum:
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
 
-cdef enum:
-    ELEMENTWISE
-    ROWS
+FORMS = ("terms", "means", "divergence", "margins", "rival")  # as in src/call.h
+
+
+cdef fl_driver* driver_of(str name, int* form) except NULL:
+    # The driver of this name, and the form of its rows of terms.
+    if name == "elementwise":
+        return DRIVERS.elementwise
+    if name == "rows":
+        return DRIVERS.rows
+    if name == "weigh":
+        return DRIVERS.weigh
+    form[0] = FORMS.index(name)
+    return DRIVERS.terms
 
 
 cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
@@ -206,13 +216,8 @@ cdef class Job:
         op.stride = self.dims[slot][1]
 
     def start(self, str driver, double scale=1, bint stream=False) -> None:
-        """Makes the ranges claimable: by the driver "elementwise", "rows" or "weigh"."""
-        cdef fl_driver* which = DRIVERS.weigh
-        if driver == "elementwise":
-            which = DRIVERS.elementwise
-        elif driver == "rows":
-            which = DRIVERS.rows
-        self.driver = which[1 if self.wide else 0]
+        """Makes the ranges claimable: by the driver of a gate, or "weigh"."""
+        self.driver = driver_of(driver, &self.call.form)[1 if self.wide else 0]
         self.call.scale = scale
         self.call.stream = stream
         self.call.bad = 0
@@ -274,7 +279,9 @@ cdef class Gate:
     cdef double low, high
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional, knob_zero
-    cdef bint plain_mean, plain_sum, optional_array
+    cdef bint plain_mean, plain_sum, optional_array, labels
+    cdef fl_driver* drivers
+    cdef int form
 
     def __init__(self, loss, str results, dict defaults):
         cdef int i
@@ -290,6 +297,8 @@ cdef class Gate:
         self.open = loss.domain.open
         self.unless = loss.scalars().index(loss.domain.unless) if loss.domain.unless else -1
         self.optional_array = all(k.optional or not k.each for k in loss.knobs.values())
+        self.labels = loss.domain.labels
+        self.drivers = driver_of(self.driver, &self.form)
         scalars = [knob for knob in loss.knobs.values() if knob.scalar]
         self.n_knobs = len(scalars)
         if self.n_knobs > FL_MAX_KNOBS:
@@ -344,18 +353,19 @@ cdef class Gate:
         return total, grad, hess
 
     cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, double extra,
-                      int kind, int target_code, ignore_index):
+                      int target_code, ignore_index):
         # A plain call of at most RANGE elements; None where the general way must say what is wrong.
         cdef fl_call c
         cdef cnp.ndarray grad = None, hess = None
         cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
+        cdef bint of_rows = self.drivers != DRIVERS.elementwise
         cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
         cdef Py_ssize_t[1] rows, strides
         cdef double partial = 0, count = size
         cdef char* memory = NULL
         cdef fl_workspace* ws
         cdef size_t scratch
-        cdef fl_driver driver
+        cdef fl_driver driver = self.drivers[wide]
         cdef int i
         memset(&c, 0, sizeof(c))
         c.classes = -1
@@ -374,13 +384,13 @@ cdef class Gate:
         c.target.code = target_code
         c.target.cols = size
         c.target.step = item
-        if kind == ELEMENTWISE:
+        c.form = self.form
+        if not of_rows:
             c.bounded = self.bounded and (self.unless < 0 or knobs[self.unless] == 0)
             c.low = self.low
             c.high = self.high
             c.ends_only = self.ends_only
             c.open = self.open
-            driver = DRIVERS.elementwise[wide]
         else:
             c.size = cnp.PyArray_DIM(pred, 0)
             c.classes = cnp.PyArray_DIM(pred, 1)
@@ -395,11 +405,10 @@ cdef class Gate:
             if ignore_index is not None:
                 c.has_ignored = True
                 c.ignored = ignore_index
-            driver = DRIVERS.rows[wide]
         scratch = plan(&c, wide, False)
         if c.ranges != 1:
             return None
-        if kind == ROWS:
+        if of_rows:
             fl_run(DRIVERS.weigh[wide], &c, 0, NULL)
             if c.bad:
                 return None
@@ -457,7 +466,7 @@ cdef class ElementwiseGate(Gate):
                 and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
                 and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
-            result = self.small(pred, target, values, 1, ELEMENTWISE,
+            result = self.small(pred, target, values, 1,
                                 FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
                                 else FL_F32, None)
             if result is not None:
@@ -489,7 +498,9 @@ cdef class RowsGate(Gate):
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
-        if (sample_weight is None and mask is None and reduction is None and normalizer is None
+        if (self.labels
+                and sample_weight is None and mask is None and reduction is None
+                and normalizer is None
                 and out is None and class_weight is None and no_threads(num_threads)
                 and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
@@ -503,7 +514,7 @@ cdef class RowsGate(Gate):
                 and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
-            result = self.small(pred, target, values, 1, ROWS, 16 + (<cnp.ndarray>target).itemsize,
+            result = self.small(pred, target, values, 1, 16 + (<cnp.ndarray>target).itemsize,
                                 ignore_index)
             if result is not None:
                 return result

@@ -153,7 +153,7 @@ class Call(Checks):
     ) -> Exception:
         """The error for an input out of its domain, as the kernel sees it."""
         index, value = self.first_bad(
-            x, lambda y: ~domain.contains(y.astype(self.dtype)), weight, mask
+            x, lambda y: domain.excludes(y.astype(self.dtype)), weight, mask
         )
         return ValueError(f"{self.name}: {name}[{index}] = {value} is not in {domain}")
 
@@ -456,6 +456,7 @@ class Elementwise(_Pickles, ElementwiseGate):
 
     kind: ClassVar[str] = "elementwise"
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
+    driver: ClassVar[str] = "elementwise"
     options: ClassVar[tuple[str, ...]] = ()
     constant_options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
@@ -561,6 +562,7 @@ class Pairs(_Pickles, PairsGate):
     """
 
     kind: ClassVar[str] = "pairs"
+    driver: ClassVar[str] = "elementwise"
     methods: ClassVar[tuple[str, ...]] = FIRST_ORDER
     options: ClassVar[tuple[str, ...]] = ()
     checked = staticmethod(_checked)
@@ -740,10 +742,15 @@ class Quantiles(Elementwise):
 
 
 class Rows(_Pickles, RowsGate):
-    """Losses of one row of class scores and a label, or a row of class probabilities, each."""
+    """Losses of one row of class scores and a label, or a row of class probabilities, each.
+
+    Of the softmax of the row; the subclasses, of terms that the classes have apart.
+    """
 
     kind: ClassVar[str] = "rows"
     methods: ClassVar[tuple[str, ...]] = tuple(METHODS)
+    driver: ClassVar[str] = "rows"
+    counted: ClassVar[bool] = True  # `class_weight` enters the mean's denominator
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
     constant_options: ClassVar[tuple[str, ...]] = ("n_classes",)
     checked = staticmethod(_checked)
@@ -766,6 +773,10 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
+        if ignore_index is not None and "ignore_index" not in self.loss.knobs:
+            raise self.loss.unknown({"ignore_index": ignore_index})
+        if label_smoothing != 0 and "label_smoothing" not in self.loss.knobs:
+            raise self.loss.unknown({"label_smoothing": label_smoothing})
         axis = integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim
@@ -781,7 +792,7 @@ class Rows(_Pickles, RowsGate):
         classes = call.pred.shape[axis]
         if classes == 0:
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
-        soft = call.target.ndim == ndim
+        soft = call.target.ndim == ndim or not self.loss.domain.labels
         self._check_target(call, axis, soft, ignore_index)
         weights = self._per_class(call, class_weight, classes)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
@@ -795,6 +806,8 @@ class Rows(_Pickles, RowsGate):
             "class_weight": weights,
         }
         arrays = call.outputs(self.results, out, reduction, inputs, {"g": "pred"})
+        domain = self.loss.domain
+        bounded = soft and (math.isfinite(domain.low) or math.isfinite(domain.high))
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
@@ -806,6 +819,7 @@ class Rows(_Pickles, RowsGate):
             size=math.prod(call.shape),
             classes=classes,
             smoothing=smoothing,
+            domain=(domain.low, domain.high, domain.ends_only, domain.open) if bounded else None,
             ignore_index=ignore_index,
             soft=soft,
             across=across,
@@ -827,16 +841,30 @@ class Rows(_Pickles, RowsGate):
                 job.put(name, a.transpose([*outer, axis]), True)
             else:
                 job.put(name, a.transpose(rows))
-        counted = "class_weight" in self.loss.knobs  # in the mean's denominator
+        counted = self.counted and "class_weight" in self.loss.knobs
         if weights is not None and counted:
             job.put("extra", weights)
 
         def check() -> None:
+            if soft:
+                over = [
+                    None if w is None else np.broadcast_to(np.expand_dims(w, axis), call.pred.shape)
+                    for w in (weight, keep)
+                ]
+                index, value = call.first_bad(call.target, domain.excludes, *over)
+                raise ValueError(
+                    f"{call.name}: target[{index}] = {value} is not in "
+                    f"[{domain.low:g}, {domain.high:g}]"
+                )
+
             raise call.not_a_label(classes, ignore_index, weight, keep)
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
-        if not soft or (weighted and call.counts(reduction, normalizer)):
+        grad = arrays.get("g")
+        in_place = grad is not None and _same(grad, call.pred)
+        first = bounded and (in_place or self.results == "")
+        if not soft or first or (weighted and call.counts(reduction, normalizer)):
             job.start("weigh")
             run(job, threads)
             if job.bad:
@@ -848,7 +876,7 @@ class Rows(_Pickles, RowsGate):
             count = float(normalizer)
         if weights is not None and not counted:
             job.put("extra", weights)
-        return call.reduce(job, "rows", reduction, count, arrays, threads, check)
+        return call.reduce(job, self.driver, reduction, count, arrays, threads, check)
 
     def constant(self, target: Any, sample_weight: Any, knobs: dict[str, Any]) -> Any:
         """The constant prediction that minimises the loss."""
@@ -898,7 +926,7 @@ class Rows(_Pickles, RowsGate):
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
-        if soft and self.loss.domain is not CLASSES:
+        if soft and not self.loss.domain.shares:
             cure = f"; of one-hot rows target.argmax({axis})" if target.shape == shape else ""
             raise call.fail(
                 ValueError,
@@ -909,7 +937,8 @@ class Rows(_Pickles, RowsGate):
         if soft:
             if target.shape != shape:
                 column = target.shape == (*shape[:axis], 1, *shape[axis + 1 :])
-                cure = f"; labels are target.squeeze({axis})" if column else ""
+                labels = column and self.loss.domain.labels
+                cure = f"; labels are target.squeeze({axis})" if labels else ""
                 raise call.fail(
                     ValueError,
                     "target",
@@ -945,3 +974,34 @@ class Rows(_Pickles, RowsGate):
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a
+
+
+class RowTerms(Rows):
+    """Row losses that are sums of a term of each class; of a label, of its class alone."""
+
+    driver: ClassVar[str] = "terms"
+
+
+class RowMeans(Rows):
+    """Row losses that are means over the classes of a term of each."""
+
+    driver: ClassVar[str] = "means"
+
+
+class RowDivergence(Rows):
+    """Row losses that are sums of a term of each class less their p - t where these are close."""
+
+    driver: ClassVar[str] = "divergence"
+
+
+class RowMargins(Rows):
+    """Row losses that are sums over the number of classes of a term of each other and the label."""
+
+    driver: ClassVar[str] = "margins"
+    counted: ClassVar[bool] = False
+
+
+class RowRival(Rows):
+    """Row losses of the largest of the other classes and the label."""
+
+    driver: ClassVar[str] = "rival"

@@ -107,6 +107,7 @@ class Domain:
     """The numbers an input may be: [low, high], or the two ends alone. nan is let through.
 
     `open`: low itself is not one of them. `unless`: the flag that lifts the limits.
+    Targets of rows are class `labels`, or `shares`: such a number for each class.
     """
 
     low: float = -math.inf
@@ -115,6 +116,8 @@ class Domain:
     label: str = ""
     open: bool = False
     unless: str = ""
+    labels: bool = False
+    shares: bool = False
 
     def contains(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Elementwise, whether x may be a target."""
@@ -123,6 +126,10 @@ class Domain:
         if inside is None:
             inside = ((x > self.low) if self.open else (x >= self.low)) & (x <= self.high)
         return np.asarray(inside | (x != x))
+
+    def excludes(self, x: ArrayLike) -> NDArray[np.bool_]:
+        """Elementwise, whether x may not."""
+        return ~self.contains(x)
 
     def __str__(self) -> str:
         if self.label:
@@ -137,8 +144,12 @@ BINARY = Domain(0, 1, ends_only=True)
 COUNTS = Domain(0)
 SCALES = Domain(0, open=True)
 SIGNS = Domain(-1, 1, ends_only=True)
-CLASSES = Domain(label="class labels or class probabilities")
-LABELS = Domain(label="class labels")
+CLASSES = Domain(label="class labels or class probabilities", labels=True, shares=True)
+LABELS = Domain(label="class labels", labels=True)
+CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
+LABELS_OR_CHANCES = Domain(
+    0, 1, label="class labels or class probabilities in [0, 1]", labels=True, shares=True
+)
 # Knobs that are arrays along the last or the class axis, and what their numbers may be.
 PerClass = Annotated[ArrayLike | None, COUNTS]
 Levels = Annotated[ArrayLike, UNIT]

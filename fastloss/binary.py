@@ -7,9 +7,10 @@ from typing import Any, Unpack
 from numpy.typing import ArrayLike
 
 from fastloss import _optimum, kernels
-from fastloss._general import Elementwise
+from fastloss._general import Elementwise, RowMeans
 from fastloss._loss import (
     BINARY,
+    CHANCES,
     SIGNS,
     UNIT,
     Common,
@@ -619,3 +620,74 @@ def hinge_embedding_loss(
     array([0.25, 0.75, 0.  ])
     """
     return run(pred, target, (margin,), **common)
+
+
+def _multilabel(m: Any, z: Any, y: Any, class_weight: Any) -> Any:
+    weight = [1] * len(z) if class_weight is None else class_weight
+    terms = zip(weight, z, y, strict=True)
+    return sum(w * _bce(m, z_k, y_k, None, 0) for w, z_k, y_k in terms) / len(z)
+
+
+def _multilabel_terms(m: Any, z: Any, y: Any, class_weight: Any) -> Any:
+    weight = [1] * len(z) if class_weight is None else class_weight
+    terms = zip(weight, z, y, strict=True)
+    grad = [w * _bce_terms(m, z_k, y_k, None, 0)[1] / len(z) for w, z_k, y_k in terms]
+    return None, grad, None
+
+
+@loss(
+    RowMeans,
+    kernels.multilabel_soft_margin,
+    target=CHANCES,
+    formula=r"-\frac{1}{K} \sum_k w_k \left(y_k \log \sigma(z_k)"
+    r" + (1 - y_k) \log(1 - \sigma(z_k))\right)",
+    naive=_multilabel,
+    terms=_multilabel_terms,
+    torch=Elsewhere("multilabel_soft_margin_loss", {"class_weight": "weight"}),
+)
+def multilabel_soft_margin_loss(
+    run: RowMeans,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    class_weight: PerClass = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Binary cross-entropy of each class of a sample, the mean over the classes being its loss.
+
+    .. math:: -\frac{1}{K} \sum_k w_k \left(y_k \log \sigma(z_k)
+              + (1 - y_k) \log(1 - \sigma(z_k))\right)
+
+    Parameters
+    ----------
+    pred : array_like
+        Logits z, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Of pred's shape, in [0, 1]: whether the sample has the label.
+    class_weight : array_like, optional
+        One weight per class, not negative. It does not enter the mean's denominator.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, targets outside [0, 1] (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``multilabel_soft_margin_loss`` with ``weight=class_weight``.
+    `binary_cross_entropy_with_logits` has a loss, a weight and a mask of each class instead of each
+    sample.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> z, labels = [[2.0, -1.0, -3.0], [0.5, 0.0, -2.0]], [[1, 0, 0], [1, 1, 0]]
+    >>> fl.multilabel_soft_margin_loss(z, labels, reduction="none").round(6)
+    array([0.162926, 0.431384])
+    """
+    return run(pred, target, class_weight=class_weight, axis=axis, **common)

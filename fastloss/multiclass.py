@@ -8,10 +8,12 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss import _optimum, kernels
-from fastloss._general import Rows
+from fastloss._general import RowMargins, RowRival, Rows, RowTerms
 from fastloss._loss import (
     CLASSES,
     LABELS,
+    LABELS_OR_CHANCES,
+    UNIT,
     Common,
     Elsewhere,
     Fraction,
@@ -391,3 +393,288 @@ def generalized_cross_entropy(
         axis=axis,
         **common,
     )
+
+
+def _nll(m: Any, z: Any, y: int, class_weight: Any) -> Any:
+    return -_weight(class_weight, y) * z[y]
+
+
+@loss(
+    RowTerms,
+    kernels.nll,
+    target=LABELS,
+    formula=r"-w_y z_y",
+    naive=_nll,
+    torch=Elsewhere("nll_loss", {"class_weight": "weight"}),
+)
+def nll_loss(
+    run: RowTerms,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    class_weight: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Negative log-likelihood of labels y, of rows of log-probabilities z.
+
+    .. math:: -w_y z_y
+
+    Of logits, `cross_entropy` is the same in one step.
+
+    Parameters
+    ----------
+    pred : array_like
+        Logarithms of probabilities, float32 or float64, or integers, which count as float64; the
+        classes on `axis`. The label's alone is read.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    class_weight : array_like, optional
+        One weight per class, not negative. It enters the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``nll_loss`` with ``weight=class_weight``, whose classes are on axis 1 and whose
+    `ignore_index` is -100 unless given. That probabilities add up to 1 is not checked.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.nll_loss.value_and_grad([[-0.25, -1.5], [-2.0, -0.125]], [0, 0])
+    (1.125, array([[-0.5,  0. ],
+           [-0.5,  0. ]]))
+    """
+    return run(
+        pred, target, class_weight=class_weight, ignore_index=ignore_index, axis=axis, **common
+    )
+
+
+def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) -> Any:
+    mass = _masses(len(p), target, class_weight, 0)
+    terms = zip(mass, p, strict=True)
+    return sum(m.where(u > 0, -u * m.log(p_k), 0 * p_k) for u, p_k in terms)
+
+
+@loss(
+    RowTerms,
+    kernels.cross_entropy_with_probs,
+    pred=UNIT,
+    target=LABELS_OR_CHANCES,
+    formula=r"-w_y \log p_y",
+    naive=_cross_entropy_with_probs,
+)
+def cross_entropy_with_probs(
+    run: RowTerms,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    class_weight: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Cross-entropy of rows of probabilities p and labels y, or class probabilities t.
+
+    .. math:: -w_y \log p_y \quad\text{or}\quad -\sum_j w_j t_j \log p_j
+
+    Where p comes from logits, `cross_entropy` of those loses nothing.
+
+    Parameters
+    ----------
+    pred : array_like
+        Probabilities, float32 or float64, or integers, which count as float64; the classes on
+        `axis`. With labels, the label's alone is read.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
+        of any dtype) in [0, 1], of pred's shape.
+    class_weight : array_like, optional
+        One weight per class, not negative. For labels it enters the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range or probabilities outside [0, 1] (the first
+        is named), labels that are not integers, an `out` that does not fit.
+
+    Notes
+    -----
+    The formula as it is, without a clamp: p = 0 where the target is not costs inf, and 0 log 0 = 0.
+    That probabilities add up to 1 is checked neither of `pred` nor of `target`, and the gradient is
+    that of each p on its own. A negative p that a target weighs gives nan.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> p = [[0.5, 0.25, 0.25], [1.0, 0.0, 0.0]]
+    >>> fl.cross_entropy_with_probs(p, [1, 0], reduction="none").round(6)
+    array([1.386294, 0.      ])
+    >>> fl.cross_entropy_with_probs.grad(p, [[0.5, 0.5, 0.0], [1.0, 0.0, 0.0]], reduction="sum")
+    array([[-1., -2.,  0.],
+           [-1.,  0.,  0.]])
+    """
+    return run(
+        pred, target, class_weight=class_weight, ignore_index=ignore_index, axis=axis, **common
+    )
+
+
+def _others(m: Any, z: Any, y: int, margin: Any) -> list[Any]:
+    """By how much each of the other classes breaks the margin."""
+    short = [margin - z[y] + z_k for k, z_k in enumerate(z) if k != y]
+    return [m.where(x > 0, x, 0 * x) for x in short]
+
+
+def _multi_margin(m: Any, z: Any, y: int, p: Any, margin: Any, class_weight: Any) -> Any:
+    total = sum((x**p for x in _others(m, z, y, margin)), 0 * z[y])
+    return _weight(class_weight, y) * total / len(z)
+
+
+@loss(
+    RowMargins,
+    kernels.multi_margin,
+    target=LABELS,
+    formula=r"\frac{w_y}{K} \sum_{j \ne y} \max(0, m - z_y + z_j)^p",
+    naive=_multi_margin,
+    torch=Elsewhere("multi_margin_loss", {"class_weight": "weight"}),
+)
+def multi_margin_loss(
+    run: RowMargins,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    p: Annotated[float, Interval(1, 1, also=(2,))] = 1.0,
+    margin: NonNegative = 1.0,
+    class_weight: PerClass = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Hinge loss of rows of scores z and labels y: every other class is to stay a margin below.
+
+    .. math:: \frac{w_y}{K} \sum_{j \ne y} \max(0, m - z_y + z_j)^p
+
+    Parameters
+    ----------
+    pred : array_like
+        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    p : float, optional
+        The power, 1 or 2.
+    margin : float, optional
+        The lead m over every other class that is enough; not negative.
+    class_weight : array_like, optional
+        One weight per class, not negative. It does not enter the mean's denominator.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    J. Weston and C. Watkins, Support vector machines for multi-class pattern recognition, 1999;
+    PyTorch's ``multi_margin_loss`` with ``weight=class_weight``. Where a class is exactly the
+    margin below, its gradient and its Hessian are 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.multi_margin_loss.value_and_grad([[2.0, 1.5, 0.0, 1.75]], [0])
+    (0.3125, array([[-0.5 ,  0.25,  0.  ,  0.25]]))
+    """
+    return run(
+        pred,
+        target,
+        (p, margin),
+        class_weight=class_weight,
+        ignore_index=ignore_index,
+        axis=axis,
+        **common,
+    )
+
+
+def _crammer_singer(m: Any, z: Any, y: int, margin: Any) -> Any:
+    largest = 0 * z[y]
+    for x in _others(m, z, y, margin):
+        largest = m.where(x > largest, x, largest)
+    return largest
+
+
+@loss(
+    RowRival,
+    kernels.crammer_singer,
+    target=LABELS,
+    formula=r"\max\left(0, m - z_y + \max_{j \ne y} z_j\right)",
+    naive=_crammer_singer,
+)
+def crammer_singer_loss(
+    run: RowRival,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    margin: NonNegative = 1.0,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Hinge loss of rows of scores z and labels y: the label is to lead by a margin.
+
+    .. math:: \max\left(0, m - z_y + \max_{j \ne y} z_j\right)
+
+    Parameters
+    ----------
+    pred : array_like
+        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+    target : array_like
+        Integer labels of any dtype, of pred's shape without `axis`.
+    margin : float, optional
+        The lead m that is enough; not negative.
+    ignore_index : int, optional
+        The label of samples to leave out, such as -100.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that do not fit, labels out of range (the first is named), labels that are not
+        integers, an `out` that does not fit.
+
+    Notes
+    -----
+    K. Crammer and Y. Singer, On the algorithmic implementation of multiclass kernel-based vector
+    machines, 2001; scikit-learn's metric ``hinge_loss`` of several classes and
+    ``LinearSVC(multi_class="crammer_singer")``. The gradient is +1 at the largest other class (the
+    first of them) and -1 at the label; at the kink, where the lead is exactly the margin, 0.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> fl.crammer_singer_loss.value_and_grad([[2.0, 1.5, 0.0, 1.75]], [0])
+    (0.75, array([[-1.,  0.,  0.,  1.]]))
+    """
+    return run(pred, target, (margin,), ignore_index=ignore_index, axis=axis, **common)

@@ -50,14 +50,19 @@ typedef struct {
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
     double *partial;                               /* per range: the sum of its losses or weights */
     int order, stream, bounded, ends_only, open, has_ignored, soft, lanes, stored, double_buffered;
+    int form; /* of rows of terms */
     int bad; /* set (atomically) by a range that met a target out of its domain */
 } fl_call;
+
+/* What the terms of a row are (the driver `terms`); the names in fastloss/_gate.pyx are in this
+ * order. */
+enum { FL_TERMS, FL_MEANS, FL_DIVERGENCE, FL_MARGINS, FL_RIVAL };
 
 /* What an instruction set's module exports: its drivers, for float and double. A driver does one
  * range, in a workspace of the calling thread's. */
 typedef void (*fl_driver)(fl_call *, ptrdiff_t range, fl_workspace *);
 typedef struct {
-    fl_driver elementwise[2], rows[2], weigh[2];
+    fl_driver elementwise[2], rows[2], terms[2], weigh[2];
 } fl_drivers;
 
 /* A kernel runs in the standard floating-point mode, whatever its thread's: round to nearest, no

@@ -38,6 +38,11 @@ def _exp(x: mpf, _prec: int) -> mpf:
     return mp.exp(x)
 
 
+@functools.lru_cache(maxsize=4096)
+def _log(x: mpf, _prec: int) -> mpf:
+    return mp.log(x)
+
+
 class Dual:
     """A value v and d[k] = (dv/dz_k, d2v/dz_k2) of each seeded input k that v depends on."""
 
@@ -125,7 +130,7 @@ def _exp_dual(x: Dual) -> Dual:
 def _log_dual(x: Dual) -> Dual:
     if not x.v:  # log 0, of a probability that is exactly 0
         return Dual(-mp.inf, {k: (mp.inf * a, -mp.inf) for k, (a, _) in x.d.items()})
-    return x.chain(mp.log(x.v) if x.v > 0 else mp.nan, 1 / x.v, -1 / x.v**2)
+    return x.chain(_log(x.v, mp.prec) if x.v > 0 else mp.nan, 1 / x.v, -1 / x.v**2)
 
 
 def _over_arrays(function: Any) -> Any:
@@ -359,10 +364,23 @@ def points(
     return pred, target
 
 
-def rows(dtype: Any, classes: int, rng: np.random.Generator, n: int) -> np.ndarray:
+def chances(dtype: Any, target: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """n adversarial rows of probabilities: of any size, 0 and 1 among them, and near the target."""
+    dtype = np.dtype(dtype)
+    sizes = magnitudes(dtype)
+    pool = np.concatenate([[0, 1], sizes[sizes <= 1], rng.random(200)])
+    p = rng.choice(pool, target.shape)
+    near = target * (1 + rng.choice([1e-8, 1e-3, 0.3, 0.6], (len(p), 1)) * rng.normal(size=p.shape))
+    return np.where(rng.random((len(p), 1)) < 0.5, p, near.clip(0, 1)).astype(dtype)
+
+
+def rows(
+    dtype: Any, classes: int, rng: np.random.Generator, n: int, shifted: bool = True
+) -> np.ndarray:
     """n adversarial rows of logits: plain, nearly equal, tied, shifted far, saturated by a leader.
 
-    They repeat 200 numbers, which keeps the oracle affordable on long rows.
+    Shifts are for losses of differences of logits. They repeat 200 numbers, which keeps the oracle
+    affordable on long rows.
     """
     dtype = np.dtype(dtype)
     reach = 160 if dtype == np.float32 else 780
@@ -372,7 +390,7 @@ def rows(dtype: Any, classes: int, rng: np.random.Generator, n: int) -> np.ndarr
     scale = np.minimum(scale, (reach - lead) / 2 / np.abs(pool).max())
     z = rng.choice(pool, (n, classes)) * scale[:, None]
     z[np.arange(n), rng.integers(classes, size=n)] += lead
-    return (z + rng.choice([0, 0, 1e3, -1e4], n)[:, None]).astype(dtype)
+    return (z + rng.choice([0, 0, 1e3, -1e4], n)[:, None] * shifted).astype(dtype)
 
 
 def soft_targets(shape: tuple[int, int], dtype: Any, rng: np.random.Generator) -> np.ndarray:

@@ -54,11 +54,40 @@ KNOBS = {
     "softmax_focal_loss": [{"gamma": 1.5, "alpha": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
     "poly_loss": [{"epsilon": 0.5, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
     "generalized_cross_entropy": [{"q": 0.2, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
+    "nll_loss": [{"class_weight": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
+    "cross_entropy_with_probs": [{"class_weight": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
+    "multi_margin_loss": [
+        {"p": 2.0, "margin": 0.3, "class_weight": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}
+    ],
+    "crammer_singer_loss": [{"margin": 3.0, "ignore_index": 1}],
+    "multilabel_soft_margin_loss": [{"class_weight": [1.0, 0.5, 2.0, 0.25]}],
 }
 
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 every_elementwise = pytest.mark.parametrize(
     "loss", [loss for loss in LOSSES if loss.kind == "elementwise"], ids=lambda loss: loss.name
+)
+
+
+def softness(loss):
+    """The kinds of target of a loss: of rows labels, or a number for each class, or either."""
+    if loss.kind == "elementwise":
+        return (False,)
+    return (False,) * loss.domain.labels + (True,) * loss.domain.shares
+
+
+# Of rows a loss of each driver, with each kind of target it takes: what differs is the drivers.
+DRIVERS = {loss._gate.driver: loss for loss in reversed(LOSSES) if loss.kind == "rows"}
+every_rows_driver = pytest.mark.parametrize(
+    ("loss", "soft"),
+    [
+        pytest.param(loss, soft, id=f"{driver}-{'soft' if soft else 'labels'}")
+        for driver, loss in sorted(DRIVERS.items())
+        for soft in softness(loss)
+    ],
+)
+every_label_driver = pytest.mark.parametrize(
+    "loss", [loss for loss in DRIVERS.values() if loss.domain.labels], ids=lambda loss: loss.name
 )
 every_method = pytest.mark.parametrize("method", METHODS)
 every_setting = pytest.mark.parametrize(
@@ -75,8 +104,12 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
     """`pred` and a valid `target`; `shape` is that of the per-sample loss."""
     rng = np.random.default_rng(seed)
     if loss.kind == "rows":
-        pred = (2 * rng.standard_normal((*shape, classes))).astype(dtype)
-        if soft:
+        pred = 2 * rng.standard_normal((*shape, classes))
+        if loss.pred is not REAL:  # away from the ends too
+            unit = 0.1 + 0.8 / (1 + np.exp(-pred))
+            pred = loss.pred.low + (loss.pred.high - loss.pred.low) * unit
+        pred = pred.astype(dtype)
+        if soft or not loss.domain.labels:
             return pred, rng.dirichlet(np.ones(classes), shape).astype(dtype)
         return pred, rng.integers(classes, size=shape)
     low, high = loss.domain.low, loss.domain.high
@@ -97,17 +130,12 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
     return pred.astype(dtype), target.astype(dtype)
 
 
-def softness(loss):
-    """The kinds of target of a loss: of rows labels, and unless it takes labels only soft ones."""
-    return (False, True) if loss.kind == "rows" and "label_smoothing" in loss.knobs else (False,)
-
-
 def naive(loss, pred, target, **knobs):
     """The unweighted loss of every sample, by the declaration's own formula."""
     knobs = {name: knob.default for name, knob in loss.knobs.items()} | knobs
     if loss.kind == "elementwise":
         return loss.naive(np, pred, target, **knobs)
-    axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
+    axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index", None)
     soft = np.ndim(target) == np.ndim(pred)
     rows = np.moveaxis(pred, axis, -1)
     target = np.moveaxis(target, axis, -1) if soft else np.asarray(target)
@@ -150,7 +178,7 @@ def expected(
             weight = weight * given.reshape(given.shape + (1,) * (value.ndim - given.ndim))
     if loss.kind == "rows" and np.ndim(target) < np.ndim(pred):
         weight = np.where(target == knobs.get("ignore_index"), 0.0, weight)
-        by_class = knobs.get("class_weight")
+        by_class = knobs.get("class_weight") if loss._gate.counted else None
         of_class = 1.0 if by_class is None else np.take(by_class, target, mode="clip")
         total = np.sum(weight * of_class)
     else:

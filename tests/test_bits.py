@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from samples import METHODS, every_loss, every_setting, inputs, results
+from samples import METHODS, every_loss, every_rows_driver, every_setting, inputs, results
 
 LAYOUTS = {
     "contiguous": np.ascontiguousarray,
@@ -100,11 +100,11 @@ def test_any_n_and_position(loss, knobs, dtype):
     assert_every_part_is_the_whole(loss, *inputs(loss, (257,), dtype), **knobs)
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+@every_rows_driver
 @pytest.mark.parametrize("classes", [1, 2, 3, 10, 16, 17, 64, 65, 130, 1100])
-def test_any_n_and_position_of_rows(classes, soft, dtype):
-    pred, target = inputs(fl.cross_entropy, (257,), dtype, classes, soft)
-    assert_every_part_is_the_whole(fl.cross_entropy, pred, target)
+def test_any_n_and_position_of_rows(loss, soft, classes, dtype):
+    pred, target = inputs(loss, (257,), dtype, classes, soft)
+    assert_every_part_is_the_whole(loss, pred, target)
 
 
 @every_loss

@@ -11,6 +11,7 @@ from samples import (
     LOSSES,
     METHODS,
     every_elementwise,
+    every_label_driver,
     every_loss,
     every_method,
     inputs,
@@ -127,11 +128,12 @@ def test_ragged_and_missing_input(loss):
 # Labels and domains
 
 
+@every_label_driver
 @every_method
 @pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.uint64])
 @pytest.mark.parametrize("classes", [4, 100])
-def test_labels_out_of_range(method, dtype, classes):
-    pred, target = inputs(fl.cross_entropy, (40,), classes=classes)
+def test_labels_out_of_range(loss, method, dtype, classes):
+    pred, target = inputs(loss, (40,), classes=classes)
     target = target.astype(dtype)
     top = np.iinfo(dtype).max
     bad = [classes, top] if np.dtype(dtype).kind == "u" else [-1, classes, -100, top]
@@ -140,13 +142,13 @@ def test_labels_out_of_range(method, dtype, classes):
         labels[[11, 30]] = value, top
         names = METHODS[method]
         out = tuple(np.full((40,) if n == "l" else pred.shape, 7.0) for n in names)
-        with raises(ValueError, fl.cross_entropy, "target", "11", str(value), str(classes)):
-            getattr(fl.cross_entropy, method)(pred, labels, reduction="none", out=out)
+        with raises(ValueError, loss, "target", "11", str(value), str(classes)):
+            getattr(loss, method)(pred, labels, reduction="none", out=out)
         for a in out:
             assert (a == 7).all()
         before = pred.copy()
-        with raises(ValueError, fl.cross_entropy, "target"):
-            fl.cross_entropy.grad(pred, labels, out=pred)
+        with raises(ValueError, loss, "target"):
+            loss.grad(pred, labels, out=pred)
         assert_array_equal(pred, before)
 
 
@@ -209,6 +211,51 @@ def test_target_outside_the_domain(loss, method, layout):
         with raises(ValueError, loss, "target[2, 17]"):
             loss.grad(pred, bad, out=pred, **options)
         assert_array_equal(pred, before)
+
+
+@pytest.mark.parametrize(
+    "loss", [x for x in LOSSES if x.domain.shares and x.domain.high == 1], ids=lambda x: x.name
+)
+@every_method
+@pytest.mark.parametrize("classes", [4, 100, 1500])
+@pytest.mark.parametrize("layout", ["contiguous", "first axis", "weighted", "masked"])
+def test_shares_outside_their_domain(loss, method, classes, layout):
+    pred, target = inputs(loss, (6, 7), classes=classes, soft=True)
+    options = {}
+    if layout == "weighted":
+        options["sample_weight"] = np.arange(6.0)  # row 0 weighs nothing and is not checked
+        target[0] = np.inf
+    elif layout == "masked":
+        options["mask"] = np.arange(42).reshape(6, 7) > 8
+        target[0] = -np.inf
+    getattr(loss, method)(pred, target, **options)
+    where = "target[2, 5, 3]"
+    if layout == "first axis":
+        pred, target = np.moveaxis(pred, -1, 0).copy(), np.moveaxis(target, -1, 0).copy()
+        options["axis"], where = 0, "target[3, 2, 5]"
+    for value in (-1e-300, 1 + 2**-52, np.inf, -np.inf):
+        bad = target.copy()
+        rows = np.moveaxis(bad, 0, -1) if layout == "first axis" else bad
+        rows[2, 5, 3] = rows[4, 1, 3] = rows[2, 6, 3] = value
+        with raises(ValueError, loss, where, "[0, 1]"):
+            getattr(loss, method)(pred, bad, **options)
+        with raises(ValueError, loss, where):
+            loss.normalizer(pred, bad, **options)
+        before = pred.copy()
+        with raises(ValueError, loss, where):
+            loss.grad(pred, bad, out=pred, **options)
+        assert_array_equal(pred, before)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [x for x in LOSSES if x.kind == "rows" and not x.domain.labels],
+    ids=lambda x: x.name,
+)
+def test_labels_where_there_are_none(loss):
+    pred, _ = inputs(loss, (6,))
+    with raises(ValueError, loss, "target", "(6, 4)", "(6,)"):
+        loss(pred, np.zeros(6, int))
 
 
 @every_elementwise
@@ -298,6 +345,10 @@ def test_unknown_knobs_are_reported_for_the_loss(loss):
             call(pred, target, tempreature=2.0)
     with pytest.raises(TypeError, match=rf"{loss.name}.*'tempreature'"):
         loss.bind(tempreature=2.0)
+    for name, value in (("label_smoothing", 0.1), ("ignore_index", 1)):  # of some rows
+        if name not in loss.knobs:
+            with pytest.raises(TypeError, match=rf"{loss.name}.*'{name}'"):
+                loss(pred, target, **{name: value})
     for name in ("sample_weight", "mask", "normalizer", "out"):  # belong to a call
         with pytest.raises(TypeError, match=rf"{loss.name}.*{name}"):
             loss.bind(**{name: None})

@@ -44,7 +44,7 @@ def there(elsewhere, loss):
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.torch], ids=lambda x: x.name)
 def test_pytorch(torch, loss, reduction):
     for soft in softness(loss):
-        pred, target = inputs(loss, (50, 3), soft=soft)
+        pred, target = inputs(loss, (150,) if loss.kind == "rows" else (50, 3), soft=soft)
         for knobs, theirs in there(loss.torch, loss):
             arrays = [name for name, knob in loss.knobs.items() if knob.check is None]
             tensors = {
@@ -52,13 +52,26 @@ def test_pytorch(torch, loss, reduction):
                 for k, v in theirs.items()
             }
 
-            def function(z, y, reduction, tensors=tensors, soft=soft):
-                if loss.kind == "rows":  # whose classes are on axis 1
-                    z, y = z.movedim(-1, 1), y.movedim(-1, 1) if soft else y
+            def function(z, y, reduction, tensors=tensors):
                 value = getattr(torch.nn.functional, loss.torch.name)
                 return value(z, y, reduction=reduction, **tensors) / loss.torch.factor
 
             assert_torch_agrees(torch, function, loss.bind(**knobs), pred, target, reduction)
+
+
+@reductions
+def test_pytorch_of_probabilities(torch, reduction):
+    functions = torch.nn.functional
+
+    def theirs(p, t, reduction):
+        if t.ndim == 1:
+            return functions.nll_loss(p.log(), t, reduction=reduction)
+        value = functions.kl_div(p.log(), t, reduction="none").sum(1)
+        return {"none": value, "mean": value.mean(), "sum": value.sum()}[reduction]
+
+    for ours, soft in ((fl.cross_entropy_with_probs, False), (fl.kl_div_with_probs, True)):
+        pred, target = inputs(ours, (50,), soft=soft)
+        assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
 
 
 @reductions

@@ -49,7 +49,8 @@ def put(array, index, nan):
 def test_a_nan_prediction_is_nan_in_its_sample_alone(loss, nan, classes):
     pred, target = inputs(loss, (70,), nan.dtype, classes)
     clean = loss.value_grad_hess(pred, target, reduction="none")
-    put(pred, (41, 1) if loss.kind == "rows" else 41, nan)
+    alone = loss._gate.driver == "terms" and loss.domain.labels  # the label's class is read
+    put(pred, (41, target[41] if alone else 1) if loss.kind == "rows" else 41, nan)
     dirty = loss.value_grad_hess(pred, target, reduction="none")
     others = np.arange(70) != 41
     for a, b in zip(dirty, clean, strict=True):
@@ -91,10 +92,10 @@ def test_masked_garbage_is_neither_read_nor_checked(loss, method, nan):
     dirty, garbage = pred.copy(), target.copy()
     dirty[~keep] = [[inf], [-inf], [3e38]] * 8 if loss.kind == "rows" else [inf, -inf, 3e38] * 8
     put(dirty, (slice(0, 60, 3), ...), nan)
-    if loss.kind == "rows":
+    if loss.domain.labels:
         garbage[~keep] = [-100, 2**62, -1] * 8
     else:
-        garbage[~keep] = [inf, -5.0, 7.5] * 8
+        garbage[~keep] = np.reshape([inf, -5.0, 7.5] * 8, (-1,) + (1,) * (garbage.ndim - 1))
         put(garbage, slice(30, 60, 3), nan)
     ways = [{"mask": keep}, {"sample_weight": keep.astype(pred.dtype)}]
     for options in ways:
@@ -383,6 +384,118 @@ def test_nothing_is_lost_where_others_return_zero(classes):
     assert_allclose([value, -grad[0, 0], grad[0, 1:].sum()], rest, 1e-13, 0)
     value, grad = fl.cross_entropy.value_and_grad(pred * 10, [0])
     assert_allclose([value * 1e300, grad[0, 0] * -1e300], classes - 1, 1e-12)
+
+
+# Rows of terms
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("loss", [fl.nll_loss, fl.cross_entropy_with_probs], ids=lambda x: x.name)
+def test_of_a_label_no_other_class_is_read(dtype, classes, loss):
+    pred, target = inputs(loss, (20,), dtype, classes)
+    want = loss.value_grad_hess(pred, target)
+    others = np.arange(classes) != target[:, None]
+    for garbage in (-inf, inf, np.nan):
+        pred[others] = garbage
+        for a, b in zip(loss.value_grad_hess(pred, target), want, strict=True):
+            assert_array_equal(a, b)
+
+
+@infinities
+@every_width
+def test_a_label_of_probability_0(dtype, classes):
+    pred, target = inputs(fl.nll_loss, (20,), dtype, classes)
+    one_hot = np.arange(classes) == target[:, None]
+    pred[one_hot] = -inf
+    value, grad, hess = fl.nll_loss.value_grad_hess(pred, target, reduction="none")
+    assert_array_equal(value, np.full(20, inf))
+    assert_array_equal(grad, -one_hot.astype(dtype))
+    assert not hess.any()
+    pred, _ = inputs(fl.cross_entropy_with_probs, (20,), dtype, classes)
+    pred[one_hot] = 0
+    for y in (target, one_hot):
+        got = fl.cross_entropy_with_probs.value_grad_hess(pred, y, reduction="none")
+        assert_array_equal(got[0], np.full(20, inf))
+        assert_array_equal(got[1], np.where(one_hot, -inf, 0))
+        assert_array_equal(got[2], np.where(one_hot, inf, 0))
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize(
+    "loss", [fl.cross_entropy_with_probs, fl.kl_div_with_probs], ids=lambda x: x.name
+)
+def test_nothing_times_the_logarithm_of_nothing(dtype, classes, loss):
+    pred, target = inputs(loss, (20,), dtype, classes, soft=True)
+    wide = np.insert(pred, 1, 0, axis=1)
+    want = loss.value_grad_hess(pred, target, reduction="none")
+    got = loss.value_grad_hess(wide, np.insert(target, 1, 0, axis=1), reduction="none")
+    assert_allclose(got[0], want[0], 1e-6)
+    for a, b in zip(got[1:], want[1:], strict=True):
+        assert not a[:, 1].any()
+        assert_array_equal(np.delete(a, 1, 1), b)
+    value, grad = loss.value_and_grad(wide, np.insert(target, 1, 1e-30, axis=1), reduction="none")
+    assert_array_equal(value, np.full(20, inf))
+    assert_array_equal(grad[:, 1], np.full(20, -inf))
+    assert np.isfinite(np.delete(grad, 1, 1)).all()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("distance", [1e-3, 1e-6, 1e-9])
+def test_close_distributions_keep_their_divergence(classes, distance):
+    rng = np.random.default_rng(0)
+    target = rng.integers(1, 1000, (50, classes)).astype(float)  # in exact fractions
+    target *= 2.0**-20
+    target[:, 0] += 1 - target.sum(1)
+    shift = distance * np.minimum(target[:, :1], target[:, -1:])
+    shift = np.round(shift * 2.0**52) * 2.0**-52
+    pred = target.copy()
+    pred[:, :1] += shift  # p and t both add up to exactly 1
+    pred[:, -1:] -= shift
+    got = fl.kl_div_with_probs(pred, target, reduction="none")
+    r = (pred - target)[:, [0, -1]] / target[:, [0, -1]]
+    series = sum((-r) ** k / k for k in range(2, 12))  # r - log1p(r)
+    want = (target[:, [0, -1]] * series).sum(1)
+    sure = want > 0
+    assert sure.sum() > 40 and (got >= 0).all()
+    assert_allclose(got[sure], want[sure], 1e-14)
+
+
+@infinities
+@every_width
+def test_scores_of_infinity_and_margins(dtype, classes):
+    """The label ahead, behind, tied with the first of the others, beyond all numbers."""
+    pred = np.zeros((7, classes), dtype)
+    target = np.full(7, classes - 1)
+    rows = np.arange(7)
+    pred[rows, target] = [3, -3, 0, 1, inf, -inf, inf]
+    pred[6, 0] = inf
+    value, grad, hess = fl.crammer_singer_loss.value_grad_hess(pred, target, reduction="none")
+    assert_array_equal(value, np.array([0, 4, 1, 0, 0, inf, np.nan], dtype))
+    costs = np.array([0, 1, 1, 0, 0, 1, np.nan], dtype)
+    assert_array_equal(grad[:, -1], -costs)
+    assert_array_equal(grad[:, 0], costs)
+    assert not grad[:6, 1:-1].any() and not hess[:6].any() and np.isnan(grad[6]).all()
+    value, grad, hess = fl.multi_margin_loss.value_grad_hess(pred, target, p=2, reduction="none")
+    share = (classes - 1) / classes
+    assert_allclose(value[:6], np.array([0, 16, 1, 0, 0, inf]) * share, 1e-6)
+    assert_allclose(grad[:6, -1], -np.array([0, 8, 2, 0, 0, inf]) * share, 1e-6)
+    assert_allclose(grad[:6, 0], np.array([0, 8, 2, 0, 0, inf]) / classes, 1e-6)
+    assert_allclose(hess[:6, 0], np.array([0, 2, 2, 0, 0, 2]) / classes, 1e-6)
+    assert_allclose(hess[:6, -1], np.array([0, 2, 2, 0, 0, 2]) * share, 1e-6)
+    assert np.isnan(value[6])
+
+
+@infinities
+@every_width
+def test_a_nan_score_is_never_passed_over(dtype, classes):
+    pred, target = inputs(fl.crammer_singer_loss, (classes,), dtype, classes)
+    for k in range(min(classes, 70)):
+        dirty = pred[:1].copy()
+        dirty[0, k] = np.nan
+        assert np.isnan(fl.crammer_singer_loss(dirty, target[:1]))
+        assert np.isnan(fl.multi_margin_loss(dirty, target[:1]))
 
 
 @infinities

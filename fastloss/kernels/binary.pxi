@@ -339,3 +339,18 @@ cdef void binary_cross_entropy(fl_elements* b) noexcept nogil:
     MAP(b, probabilities_at[float], probabilities_at[double])
 
 BLOCKS["binary_cross_entropy"] = <size_t>&binary_cross_entropy
+
+
+cdef inline void multilabel_soft_margin_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1
+    binary_at(False, z, y, one, k, loss, grad, hess)
+    loss[0] = weighed(a, loss[0])
+    grad[0] = weighed(a, grad[0])
+    hess[0] = weighed(a, hess[0])
+
+
+cdef void multilabel_soft_margin(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, multilabel_soft_margin_at[float], multilabel_soft_margin_at[double])
+
+BLOCKS["multilabel_soft_margin"] = <size_t>&multilabel_soft_margin

@@ -13,6 +13,11 @@ cdef extern from "call.h" nogil:
         FL_F32
         FL_F64
         FL_I64
+        FL_TERMS
+        FL_MEANS
+        FL_DIVERGENCE
+        FL_MARGINS
+        FL_RIVAL
 
     ctypedef struct fl_operand:
         char* data
@@ -73,6 +78,7 @@ cdef extern from "call.h" nogil:
         int lanes
         int stored
         int double_buffered
+        int form
         int bad
 
     ctypedef struct fl_workspace:
@@ -87,6 +93,7 @@ cdef extern from "call.h" nogil:
     ctypedef struct fl_drivers:
         fl_driver[2] elementwise
         fl_driver[2] rows
+        fl_driver[2] terms
         fl_driver[2] weigh
 
     ctypedef struct fl_mode:

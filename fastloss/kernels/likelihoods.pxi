@@ -4,19 +4,12 @@
 from libc.math cimport log as libc_log
 
 
-cdef inline T log_of_any(T x) noexcept nogil:
-    # log(x) for x >= 0, subnormal too: near there of 2^64 x.
-    cdef T one = 1, zero = 0, least = <T>1e-30, large = <T>18446744073709551616.0
-    return log_positive(x * (large if x < least else one)) - (
-        <T>44.3614195558365 if x < least else zero)
-
-
 cdef inline void gaussian_nll_of(bint full, T z, T y, T a, const double* k,
                                  T* loss, T* grad, T* hess) noexcept nogil:
     # A variance below eps counts as eps: the loss is constant in it there.
     cdef T zero = 0, one = 1, half = 0.5, eps = <T>k[1], log_two_pi = <T>1.8378770664093453
     cdef T v = eps if y < eps else y, d = z - a, q = d / v
-    loss[0] = half * d * q + half * (log_of_any(v) + (log_two_pi if full else zero))
+    loss[0] = half * d * q + half * (log_any(v) + (log_two_pi if full else zero))
     grad[0] = q
     # d q or q^2: the one that is in range where the result is.
     hess[0] = zero if y < eps else half * ((one - d * q) / v if v < one else one / v - q * q)
@@ -77,7 +70,7 @@ cdef inline void laplace_nll_at(
     # log(2 y): of 2 y while that is a number, so that nothing cancels at 1/2.
     cdef T zero = 0, one = 1, two = 2, log_two = <T>0.6931471805599453, d = z - a
     cdef T r = magnitude(d) / y
-    loss[0] = log_of_any(y if y > one else two * y) + (log_two if y > one else zero) + r
+    loss[0] = log_any(y if y > one else two * y) + (log_two if y > one else zero) + r
     grad[0] = sign(d) / y
     hess[0] = (one - r) / y
 
@@ -113,7 +106,7 @@ cdef inline void student_t_nll_at(
     cdef T near = log1p(zero if m > beyond else square)
     cdef T part = one / (u + one / u) if m > one else u / (one + square)  # u / (1 + u^2)
     cdef T share = one / (one + one / square) if m > one else square / (one + square)
-    loss[0] = constant + log_of_any(y) + <T>0.5 * n * (far if m > beyond else near)
+    loss[0] = constant + log_any(y) + <T>0.5 * n * (far if m > beyond else near)
     grad[0] = <T>k[3] * part / y
     hess[0] = (one - n * share) / y
 

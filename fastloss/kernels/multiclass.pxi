@@ -87,3 +87,77 @@ cdef void softmax_focal_loss(fl_elements* b) noexcept nogil:
         MAP_FLUSHED(b, softmax_focal_any_at[float], softmax_focal_any_at[double])
 
 BLOCKS["softmax_focal_loss"] = <size_t>&softmax_focal_loss
+
+
+# Of no softmax, each class apart (the driver `terms`): y is the class's target, 1 for a label's.
+
+
+cdef inline void nll_at(T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    loss[0] = -z
+    grad[0] = nan_or_0(z) - y
+    hess[0] = nan_or_0(z)
+
+
+cdef void nll(fl_elements* b) noexcept nogil:
+    MAP(b, nll_at[float], nll_at[double])
+
+BLOCKS["nll"] = <size_t>&nll
+
+
+cdef inline void chance_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # 0 log 0 = 0, also in the derivatives.
+    cdef T mass = a * y, slope = mass / z, bend = slope / z
+    loss[0] = nan_or_0(z) - weighed(mass, log_any(z))
+    grad[0] = <T>0 if mass == 0 else -slope
+    hess[0] = <T>0 if mass == 0 else bend
+
+
+cdef void cross_entropy_with_probs(fl_elements* b) noexcept nogil:
+    MAP(b, chance_at[float], chance_at[double])
+
+BLOCKS["cross_entropy_with_probs"] = <size_t>&cross_entropy_with_probs
+
+
+# Of another class's score z and the label's, y: max(0, margin + z - y). Where the sum is small,
+# what the difference and T have lost counts.
+cdef inline void margin_of(bint square, T z, T y, double margin,
+                           T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T zero = 0, one = 1, two = 2, wide = <T>margin, d = z - y, low = lost(z, y, d)
+    cdef T c
+    low = (low if d > 0 else -low) if low == low else zero
+    c = (wide + d) + (low + <T>(margin - <double>wide))
+    c = zero if c <= 0 else c
+    loss[0] = c * c if square else c
+    grad[0] = two * c if square else (one if c > 0 else c)
+    hess[0] = (two if c > 0 else c) if square else nan_or_0(c)
+
+
+cdef inline void multi_margin_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    margin_of(False, z, y, k[1], loss, grad, hess)
+
+
+cdef inline void multi_margin_squared_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    margin_of(True, z, y, k[1], loss, grad, hess)
+
+
+cdef void multi_margin(fl_elements* b) noexcept nogil:
+    if b.knobs[0] == 1:
+        MAP(b, multi_margin_at[float], multi_margin_at[double])
+    else:
+        MAP(b, multi_margin_squared_at[float], multi_margin_squared_at[double])
+
+BLOCKS["multi_margin"] = <size_t>&multi_margin
+
+
+cdef inline void crammer_singer_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    margin_of(False, z, y, k[0], loss, grad, hess)
+
+
+cdef void crammer_singer(fl_elements* b) noexcept nogil:
+    MAP(b, crammer_singer_at[float], crammer_singer_at[double])
+
+BLOCKS["crammer_singer"] = <size_t>&crammer_singer

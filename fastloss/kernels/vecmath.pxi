@@ -36,6 +36,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_minus_log1p_f64(double)
     float fl_log_cosh_unit_f32(float)
     double fl_log_cosh_unit_f64(double)
+    float fl_atanh_rest_f32(float, float)
+    double fl_atanh_rest_f64(double, double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
 
@@ -176,6 +178,14 @@ cdef inline T log_cosh_unit(T x) noexcept nogil:
         return fl_log_cosh_unit_f32(x)
     else:
         return fl_log_cosh_unit_f64(x)
+
+
+cdef inline T atanh_rest(T z, T by) noexcept nogil:
+    # (2 atanh(s) / s - 2) by / z, z = s s, for s in [-1/3, 1/3].
+    if T is float:
+        return fl_atanh_rest_f32(z, by)
+    else:
+        return fl_atanh_rest_f64(z, by)
 
 
 cdef inline T root(T x) noexcept nogil:
