@@ -644,6 +644,7 @@ def _multilabel_terms(m: Any, z: Any, y: Any, class_weight: Any) -> Any:
     naive=_multilabel,
     terms=_multilabel_terms,
     torch=Elsewhere("multilabel_soft_margin_loss", {"class_weight": "weight"}),
+    link="logit",
 )
 def multilabel_soft_margin_loss(
     run: RowMeans,

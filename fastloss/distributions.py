@@ -120,6 +120,7 @@ def _kl_with_probs_terms(m: Any, p: Any, target: Any) -> Any:
     formula=r"\sum_k t_k \log \frac{t_k}{p_k}",
     naive=_kl_with_probs,
     terms=_kl_with_probs_terms,
+    link="identity",
 )
 def kl_div_with_probs(
     run: RowDivergence,

@@ -406,6 +406,7 @@ def _nll(m: Any, z: Any, y: int, class_weight: Any) -> Any:
     formula=r"-w_y z_y",
     naive=_nll,
     torch=Elsewhere("nll_loss", {"class_weight": "weight"}),
+    link="log",
 )
 def nll_loss(
     run: RowTerms,
@@ -474,6 +475,7 @@ def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) ->
     target=LABELS_OR_CHANCES,
     formula=r"-w_y \log p_y",
     naive=_cross_entropy_with_probs,
+    link="identity",
 )
 def cross_entropy_with_probs(
     run: RowTerms,
