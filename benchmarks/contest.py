@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 import fastloss as fl
+from fastloss._loss import DISTRIBUTIONS
 
 from .rivals import Array, Call, opponents
 
@@ -77,6 +78,9 @@ class Case:
         """`pred` with unsure and confident samples, and a target from the loss's domain."""
         rng = np.random.default_rng(0)
         pred = 3 * rng.standard_normal(self.shape, self.dtype)
+        if self.loss.domain is DISTRIBUTIONS:
+            share = rng.random(self.shape, self.dtype)
+            return pred, share / share.sum(-1, keepdims=True)
         if self.loss.kind == "rows":
             return pred, rng.integers(0, self.shape[-1], self.shape[:-1])
         if self.loss.pred.high < np.inf:

@@ -29,6 +29,7 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
+from fastloss.distributions import js_divergence_with_logits, kl_div_with_logits
 from fastloss.multiclass import (
     cross_entropy,
     generalized_cross_entropy,
@@ -92,7 +93,9 @@ __all__ = [
     "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
+    "js_divergence_with_logits",
     "kernels",
+    "kl_div_with_logits",
     "l1_loss",
     "log_cosh_loss",
     "log_sigmoid",

@@ -60,6 +60,9 @@ cdef enum:
     ELEMENTWISE
     ROWS
 
+# The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
+NEUTRAL = {"temperature": 1.0, "from_logits": 0.0}
+
 
 cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # Cuts the call into ranges; returns the bytes a thread needs to work in. Rows are taken side by
@@ -73,7 +76,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
             steps = (c.classes + LANES - 1) // LANES
             c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
         unit = c.unit * item
-        c.stored = unit <= SCRATCH
+        # What a divergence's gradient is made of is computed again.
+        c.stored = unit <= SCRATCH and (c.lanes or c.divergence != FL_ANY_DIVERGENCE)
         if c.lanes:
             c.group = LANES
         elif not c.stored:
@@ -91,7 +95,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # logits besides its exponentials.
     if not c.lanes:
         unit *= c.group
-    c.double_buffered = (c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+    c.double_buffered = ((c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+                         and c.divergence != FL_ANY_DIVERGENCE)
     return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
 
 
@@ -136,7 +141,8 @@ cdef class Job:
 
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
-                 ignore_index=None, bint soft=False, bint across=False):
+                 ignore_index=None, bint soft=False, bint across=False, double temperature=1,
+                 int divergence=0, bint target_logits=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -151,6 +157,9 @@ cdef class Job:
         c.extra_value = extra_value
         c.smoothing = smoothing
         c.soft = soft
+        c.temperature = temperature
+        c.divergence = divergence
+        c.target_logits = target_logits
         if domain is not None:
             c.bounded = True
             c.low, c.high, c.ends_only = domain
@@ -274,6 +283,7 @@ cdef class Gate:
     cdef double low, high
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional
+    cdef double[4] knob_neutral
     cdef bint plain_mean, plain_sum
 
     def __init__(self, loss, str results, dict defaults):
@@ -296,6 +306,9 @@ cdef class Gate:
             self.knob_high[i] = scalars[i].check.high
             self.knob_open[i] = scalars[i].check.open
             self.knob_optional[i] = scalars[i].optional
+        names = [name for name, knob in loss.knobs.items() if knob.scalar]
+        for i in range(self.n_knobs):
+            self.knob_neutral[i] = NEUTRAL.get(names[i], NAN)
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
@@ -355,6 +368,7 @@ cdef class Gate:
         c.size = size
         c.order = self.order
         c.block = <fl_block>self.block
+        c.temperature = 1
         c.partial = &partial
         c.extra_value = extra
         for i in range(self.n_knobs):
@@ -460,6 +474,14 @@ cdef class ElementwiseGate(Gate):
 
 
 cdef class RowsGate(Gate):
+    cdef inline bint neutral(self, const double* knobs) noexcept:
+        # Whether the knobs are none of a row's options, or leave the row as it is.
+        cdef int i
+        for i in range(self.n_knobs):
+            if self.knob_neutral[i] == self.knob_neutral[i] and knobs[i] != self.knob_neutral[i]:
+                return False
+        return True
+
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
                  ignore_index=None, axis=-1, sample_weight=None, mask=None, reduction=None,
                  normalizer=None, out=None, num_threads=None, **unknown):
@@ -469,7 +491,7 @@ cdef class RowsGate(Gate):
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
                 and out is None and class_weight is None and no_threads(num_threads)
-                and (self.plain_mean or self.plain_sum)
+                and self.neutral(values) and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
                 and (ignore_index is None
                      or type(ignore_index) is int and -2**62 < ignore_index < 2**62)

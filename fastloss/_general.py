@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import ElementwiseGate, Job, RowsGate, readable
-from fastloss._loss import CLASSES, as_number
+from fastloss._loss import CLASSES, DISTRIBUTIONS, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
@@ -434,6 +434,7 @@ class Rows(_Pickles, RowsGate):
 
     kind: ClassVar[str] = "rows"
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
+    divergence: ClassVar[int] = 0
     checked = staticmethod(_checked)
 
     def general(
@@ -486,6 +487,8 @@ class Rows(_Pickles, RowsGate):
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
+        scalars = [name for name, knob in self.loss.knobs.items() if knob.scalar]
+        given = dict(zip(scalars, knobs, strict=True))
         job = Job(
             wide=call.dtype.itemsize == 8,
             order=2 if "h" in arrays else 1 if "g" in arrays else 0,
@@ -497,6 +500,9 @@ class Rows(_Pickles, RowsGate):
             ignore_index=ignore_index,
             soft=soft,
             across=across,
+            temperature=given.get("temperature", 1.0),
+            divergence=self.divergence,
+            target_logits=given.get("from_logits", 0.0) != 0,
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
         operands = {
@@ -549,7 +555,13 @@ class Rows(_Pickles, RowsGate):
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
-        if soft and self.loss.domain is not CLASSES:
+        if not soft and self.loss.domain is DISTRIBUTIONS:
+            raise call.fail(
+                ValueError,
+                "target",
+                f"expected {self.loss.domain} of pred's shape {shape}, got shape {target.shape}",
+            )
+        if soft and self.loss.domain not in (CLASSES, DISTRIBUTIONS):
             cure = f"; of one-hot rows target.argmax({axis})" if target.shape == shape else ""
             raise call.fail(
                 ValueError,
@@ -596,3 +608,15 @@ class Rows(_Pickles, RowsGate):
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a
+
+
+class KullbackLeibler(Rows):
+    """The divergence of a row's softmax from a distribution, with the gradient of cross-entropy."""
+
+    divergence: ClassVar[int] = 1
+
+
+class Divergences(Rows):
+    """Any other divergence of a row's softmax from a distribution: a sum over the classes."""
+
+    divergence: ClassVar[int] = 2

@@ -112,6 +112,7 @@ COUNTS = Domain(0)
 SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities")
 LABELS = Domain(label="class labels")
+DISTRIBUTIONS = Domain(label="class probabilities")
 
 
 @dataclass(frozen=True)

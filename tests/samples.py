@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import fastloss as fl
-from fastloss._loss import REAL
+from fastloss._loss import DISTRIBUTIONS, REAL
 
 LOSSES = list(fl.losses().values())
 METHODS = {  # what each method returns, in order: l(oss), g(radient), h(essian)
@@ -50,6 +50,8 @@ KNOBS = {
     ],
     "softmax_focal_loss": [{"gamma": 1.5, "alpha": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
     "poly_loss": [{"epsilon": 0.5, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
+    "kl_div_with_logits": [{"temperature": 2.5}, {"from_logits": True, "temperature": 0.7}],
+    "js_divergence_with_logits": [{"beta": 0.3, "temperature": 2.5}, {"from_logits": True}],
     "generalized_cross_entropy": [{"q": 0.2, "class_weight": [1.0, 0.5, 2.0, 0.25]}],
 }
 
@@ -73,7 +75,7 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
     rng = np.random.default_rng(seed)
     if loss.kind == "rows":
         pred = (2 * rng.standard_normal((*shape, classes))).astype(dtype)
-        if soft:
+        if soft or False not in softness(loss):
             return pred, rng.dirichlet(np.ones(classes), shape).astype(dtype)
         return pred, rng.integers(classes, size=shape)
     low, high = loss.domain.low, loss.domain.high
@@ -94,7 +96,9 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
 
 
 def softness(loss):
-    """The kinds of target of a loss: of rows labels, and unless it takes labels only soft ones."""
+    """The kinds of target of a loss: of rows labels, and soft ones, or one of these alone."""
+    if loss.domain is DISTRIBUTIONS:
+        return (True,)
     return (False, True) if loss.kind == "rows" and "label_smoothing" in loss.knobs else (False,)
 
 
@@ -103,7 +107,7 @@ def naive(loss, pred, target, **knobs):
     knobs = {name: knob.default for name, knob in loss.knobs.items()} | knobs
     if loss.kind == "elementwise":
         return loss.naive(np, pred, target, **knobs)
-    axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
+    axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index", None)
     soft = np.ndim(target) == np.ndim(pred)
     rows = np.moveaxis(pred, axis, -1)
     target = np.moveaxis(target, axis, -1) if soft else np.asarray(target)

@@ -56,7 +56,8 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
         pred = oracle.rows(dtype, classes, rng, n)
         labels = rng.integers(classes, size=n)
         labels[::2] = pred[::2].argmax(axis=1)
-        target = oracle.soft_targets(pred.shape, dtype, rng) if soft else labels
+        of_logits = bool(knobs.get("from_logits"))
+        target = oracle.soft_targets(pred, rng, from_logits=of_logits) if soft else labels
         cases.append(Case(loss.name, pred, target, knobs))
 
     for classes in (1, 2, 3, 10, 33):
@@ -66,9 +67,12 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
     for classes in (*range(4, 34), 63, 65, 100, 127, 128, 129, 130, 1025):
         if True in softness(loss):
             add(classes, 1, soft=True)
+        if "label_smoothing" in loss.knobs:
             add(classes, 1, soft=False, label_smoothing=0.1)
+        if "from_logits" in loss.knobs:
+            add(classes, 1, soft=True, from_logits=True)
     for classes in (*range(4, 34), 63, 65, 100, 127, 128, 129, 130, 1000, 1024, 1025, 5000, 70000):
-        add(classes, 2 if classes < 1000 else 1, soft=False)
+        add(classes, 2 if classes < 1000 else 1, soft=False not in softness(loss))
     return cases
 
 
@@ -130,11 +134,14 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     It is the distance to the largest of the other logits: p_k owes it for z_k - max, and the
     leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader.
     """
-    z, y = case.pred[i].astype(float), case.target[i]
-    apart = z.max() - z
-    leader = z.argmax()
-    if z.size > 1:
-        apart[leader] -= np.delete(z, leader).max() - z[leader]
+    y, temperature = case.target[i], case.knobs.get("temperature", 1.0)
+    apart = np.zeros(case.pred.shape[1])
+    for row in (case.pred[i], *([y] if case.knobs.get("from_logits") else [])):
+        z = row.astype(float) / temperature
+        leader = z.argmax()
+        apart += z.max() - z
+        if z.size > 1:
+            apart[leader] -= np.delete(z, leader).max() - z[leader]
     if np.ndim(y) or case.knobs.get("label_smoothing"):
         return apart.max(), apart
     return apart[y] if y == leader else 0.0, apart

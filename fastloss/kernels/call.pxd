@@ -10,6 +10,8 @@ cdef enum:
 cdef extern from "call.h" nogil:
     enum:
         FL_MAX_KNOBS
+        FL_KULLBACK_LEIBLER
+        FL_ANY_DIVERGENCE
         FL_F32
         FL_F64
         FL_I64
@@ -53,6 +55,7 @@ cdef extern from "call.h" nogil:
         double extra_value
         double scale
         double smoothing
+        double temperature
         double low
         double high
         int64_t ignored
@@ -72,6 +75,8 @@ cdef extern from "call.h" nogil:
         int lanes
         int stored
         int double_buffered
+        int divergence
+        int target_logits
         int bad
 
     ctypedef struct fl_workspace:
@@ -79,7 +84,8 @@ cdef extern from "call.h" nogil:
         double[LANES] top, near, factor, inverse, first, second, first_up, second_up
         double[LANES] one_minus, scale
         double[2 * LANES] total, below
-        double[LANES] dot, mass
+        double[2 * LANES] dot, mass
+        double[2] by
 
     ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 

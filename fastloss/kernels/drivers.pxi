@@ -68,7 +68,7 @@ cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
         for i in range(2 * LANES):
             ws.below[i] = 0
     if soft:
-        for i in range(LANES):
+        for i in range(2 * LANES):
             ws.dot[i] = ws.mass[i] = 0
 
 
@@ -309,6 +309,7 @@ cdef struct Rows:
     int64_t[LANES] y
     double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
     double[LANES] dot, mass, odds, odds_low, loss, first, second
+    double[LANES] target_top, target_sum  # of target logits
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
@@ -379,15 +380,32 @@ cdef inline T copy_highest(T* block, const T* z, Py_ssize_t n) noexcept nogil:
         return fl_copy_highest_f64(block, z, n)
 
 
-cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
-                     const int64_t* y, double* label_logit, T* block, T* most) noexcept nogil:
-    # Steps [step, step + steps) of a unit's logits; the label's is taken out (-inf), as is padding.
-    # Of a single row, `most` gets their maximum.
+cdef inline const T* cooling(const fl_call* c, fl_workspace* ws, T tag) noexcept nogil:
+    # 1 / temperature, in two parts, or NULL.
+    cdef T* by = <T*>ws.by
+    cdef double high = 1 / c.temperature
+    if c.temperature == 1:
+        return NULL
+    high = min(high, 3.4e38 if T is float else 1.7e308)  # 0 times inf is nan
+    by[0] = <T>high
+    if T is float:
+        by[1] = <T>(high - by[0])
+    else:
+        by[1] = (1 - by[0] * c.temperature - product_low(by[0], c.temperature,
+                                                         by[0] * c.temperature)) * by[0]
+    return by
+
+
+cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
+                     Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
+                     T* block, T* most) noexcept nogil:
+    # Steps [step, step + steps) of a unit's logits (or its target's); the label's is taken out
+    # (-inf), as is padding. Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
     cdef bint take_out = not c.soft and c.smoothing == 0
     cdef const char* src
     if c.lanes:
-        load_lanes(block, &c.pred, row, n, step, steps)
+        load_lanes(block, op, row, n, step, steps)
         if take_out:
             if steps == c.classes:  # then every label is here
                 for i in range(n):
@@ -403,14 +421,14 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
-    src = fl_row(&c.pred, row) + col * c.pred.step
-    if adjacent(&c.pred, <T>0):
+    src = fl_row(op, row) + col * op.step
+    if adjacent(op, <T>0):
         if cols % LANES == 0 and not 0 <= k < cols:
             most[0] = highest_of_all(<const T*>src, steps)
             return <const T*>src
         most[0] = copy_highest(block, <const T*>src, cols)
     else:
-        load(block, src, c.pred.step, cols, c.pred.code)
+        load(block, src, op.step, cols, op.code)
         for i in range(cols, steps * LANES):
             block[i] = -<T>INFINITY
         most[0] = highest_of_all(block, steps)
@@ -422,13 +440,23 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     return block
 
 
-cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
-                      const int64_t* y, T* u) noexcept nogil:
-    # What multiplies -log p of each class: class weight x (smoothed) target.
-    cdef Py_ssize_t i, k, lane, col, cols
+cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                      Py_ssize_t step, Py_ssize_t steps, T* u) noexcept nogil:
+    # What multiplies -log p of each class in the rows [j, j + n): class weight x (smoothed) target.
+    cdef Py_ssize_t i, k, lane, col, cols, row = s.row + j
+    cdef const int64_t* y = &s.y[j]
     cdef T[BLOCK] class_weight
+    cdef T[LANES] top, over
     cdef T one
     cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
+    if c.target_logits:
+        for lane in range(LANES):
+            i = j + (min(lane, n - 1) if c.lanes else 0)
+            top[lane] = <T>s.target_top[i]
+            over[lane] = <T>((FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64) / s.target_sum[i])
+        shares(u, logits(c, &c.target, row, n, step, steps, NULL, NULL, u, &one), steps, top, over,
+               cooling(c, ws, <T>0))
+        return
     if c.soft:
         if c.lanes:
             load_lanes(u, &c.target, row, n, step, steps)
@@ -470,18 +498,73 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
 
 
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
-                              double* total, double* below, const char* ahead) noexcept nogil:
-    # The flag is a constant in each of the two loops.
+                              const T* by, double* total, double* below,
+                              const char* ahead) noexcept nogil:
+    # The flags are constants in each of the loops.
     if T is float:
-        if split:
-            fl_exponentials_f32(True, e, z, steps, top, total, below, ahead)
+        if by != NULL:
+            fl_exponentials_f32(True, e, z, steps, top, by, total, below, ahead)
+        elif split:
+            fl_exponentials_f32(True, e, z, steps, top, NULL, total, below, ahead)
         else:
-            fl_exponentials_f32(False, e, z, steps, top, total, below, ahead)
+            fl_exponentials_f32(False, e, z, steps, top, NULL, total, below, ahead)
     else:
-        if split:
-            fl_exponentials_f64(True, e, z, steps, top, total, below, ahead)
+        if by != NULL:
+            fl_exponentials_f64(True, e, z, steps, top, by, total, below, ahead)
+        elif split:
+            fl_exponentials_f64(True, e, z, steps, top, NULL, total, below, ahead)
         else:
-            fl_exponentials_f64(False, e, z, steps, top, total, below, ahead)
+            fl_exponentials_f64(False, e, z, steps, top, NULL, total, below, ahead)
+
+
+cdef inline void shares(T* q, const T* t, Py_ssize_t steps, const T* top, const T* over,
+                        const T* by) noexcept nogil:
+    if T is float:
+        if by == NULL:
+            fl_shares_f32(q, t, steps, top, over, NULL)
+        else:
+            fl_shares_f32(q, t, steps, top, over, by)
+    else:
+        if by == NULL:
+            fl_shares_f64(q, t, steps, top, over, NULL)
+        else:
+            fl_shares_f64(q, t, steps, top, over, by)
+
+
+cdef inline void ratios(bint of_logits, T* x, T* p, const T* z, const T* t, const T* q,
+                        Py_ssize_t steps, fl_workspace* ws, const T* by) noexcept nogil:
+    if T is float:
+        fl_ratios_f32(of_logits, x, p, z, t, q, steps, <float*>ws.top, <float*>ws.near,
+                      <float*>ws.factor, <float*>ws.inverse, <float*>ws.first, <float*>ws.second,
+                      by)
+    else:
+        fl_ratios_f64(of_logits, x, p, z, t, q, steps, ws.top, ws.near, ws.factor, ws.inverse,
+                      ws.first, ws.second, by)
+
+
+cdef inline void add_up(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_up_f32(x, steps, total)
+    else:
+        fl_add_up_f64(x, steps, total)
+
+
+cdef inline void add_exactly(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_exactly_f32(x, steps, total)
+    else:
+        fl_add_exactly_f64(x, steps, total)
+
+
+cdef inline void spread_out(bint hessian, const T* p, Py_ssize_t steps, fl_workspace* ws, T slope,
+                            T* g) noexcept nogil:
+    if T is float:
+        fl_spread_f32(hessian, p, steps, <float*>ws.factor, <float*>ws.first_up,
+                      <float*>ws.second_up, <float*>ws.one_minus, <float*>ws.scale, slope, g,
+                      <float*>ws.hess)
+    else:
+        fl_spread_f64(hessian, p, steps, ws.factor, ws.first_up, ws.second_up, ws.one_minus,
+                      ws.scale, slope, g, ws.hess)
 
 
 cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
@@ -512,7 +595,9 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
     cdef Py_ssize_t step, steps, i
-    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
+    cdef bint soft = (c.soft or c.smoothing != 0) and not c.divergence
+    cdef const T* by = cooling(c, ws, tag)
+    cdef bint split = soft or by != NULL or c.order == 2
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef const T* z = NULL
     for i in range(LANES):
@@ -522,7 +607,7 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
         if c.double_buffered:
             block = all_logits + step * LANES
-        z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
+        z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
         highest(z, steps, top)
     for i in range(n):
         s.top[i] = top[i]
@@ -533,11 +618,11 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         if c.double_buffered:
             z = all_logits + step * LANES
         elif c.classes > STEPS:  # else z is the one block, as it was
-            z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
+            z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
         if soft:
-            target_mass(c, row, n, step, steps, s.y, u)
+            target_mass(c, ws, s, 0, n, step, steps, u)
             distances(z, u, steps, top, ws.dot, ws.mass)
-        exponentials(split, e + step * LANES, z, steps, top, ws.total, ws.below, NULL)
+        exponentials(split, e + step * LANES, z, steps, top, by, ws.total, ws.below, NULL)
     for i in range(n):
         s.sum[i] = ws.total[i] * unscale
         if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
@@ -575,7 +660,9 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     cdef T* tops = e + steps_of(c) * LANES
     cdef T* into = <T*>ws.loss
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
-    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
+    cdef bint soft = (c.soft or c.smoothing != 0) and not c.divergence
+    cdef const T* by = cooling(c, ws, tag)
+    cdef bint split = soft or by != NULL or c.order == 2
     cdef bint keep = c.stored and c.order
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef T m = -<T>INFINITY, own
@@ -586,11 +673,12 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
         top[i] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        z = logits(c, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
+        z = logits(c, &c.pred, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
         write_next(c, ws, last, tag)  # meanwhile the processor finds the maximum
         if own > m:
             if m > -<T>INFINITY:
-                rescale(ws, fl_exp_nonpositive_f64(<double>m - own), <double>own - m, split, soft)
+                rescale(ws, fl_exp_nonpositive_f64((<double>m - own) / c.temperature),
+                        <double>own - m, split, soft)
             m = own
             for i in range(LANES):
                 top[i] = m
@@ -600,9 +688,9 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
         # The block after the next, or the row.
         ahead = (fl_row(&c.pred, row)
                  + (min((step + steps) * LANES, c.classes) + BLOCK) * c.pred.step)
-        exponentials(split, into, z, steps, top, ws.total, ws.below, ahead)
+        exponentials(split, into, z, steps, top, by, ws.total, ws.below, ahead)
         if soft:
-            target_mass(c, row, 1, step, steps, &s.y[j], u)
+            target_mass(c, ws, s, j, 1, step, steps, u)
             distances(z, u, steps, top, ws.dot, ws.mass)
     s.top[j] = m
     s.sum[j] = merged(ws.total) * unscale
@@ -612,6 +700,196 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     if soft:
         s.dot[j] = merged(ws.dot)
         s.mass[j] = merged(ws.mass)
+
+
+# ---- divergences ----
+# Of the target's distribution q from the row's p: a sum over the classes, of which the loss's block
+# function makes each term, and its derivatives in log p, from x = log(q / p), q and p.
+
+
+cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
+                        T tag) noexcept nogil:
+    # The maximum and sum of exponentials of the rows [j, j + n) of target logits.
+    cdef T* block = <T*>ws.pred
+    cdef T* top = <T*>ws.top
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
+    cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
+    cdef const T* by = cooling(c, ws, tag)
+    cdef const T* t
+    cdef T most
+    clear(ws, True, False)
+    for i in range(LANES):
+        top[i] = -<T>INFINITY
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
+        if c.lanes:
+            highest(t, steps, top)
+        elif most > top[0]:
+            for i in range(LANES):
+                top[i] = most
+    for i in range(LANES):
+        top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
+        exponentials(False, <T*>ws.loss, t, steps, top, by, ws.total, ws.below, NULL)
+    for i in range(n):
+        s.target_top[j + i] = top[i]
+        s.target_sum[j + i] = (ws.total[i] if c.lanes else merged(ws.total)) * unscale
+
+
+cdef void lane_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                         T tag) noexcept nogil:
+    # What the classes of the rows [j, j + n) have in common, a lane each.
+    cdef T* top = <T*>ws.top
+    cdef T* total = <T*>ws.near
+    cdef T* over = <T*>ws.factor
+    cdef T* target_top = <T*>ws.inverse
+    cdef T* shift = <T*>ws.first
+    cdef T* shift_low = <T*>ws.second
+    cdef T* first = <T*>ws.first_up
+    cdef T* second = <T*>ws.second_up
+    cdef T* one_minus = <T*>ws.one_minus
+    cdef T* scale = <T*>ws.scale
+    cdef Py_ssize_t lane, i
+    cdef double apart = 0
+    for lane in range(LANES):
+        i = j + min(lane, n - 1)
+        if lane < n:
+            top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
+            total[lane] = <T>s.sum[i]
+            over[lane] = <T>((FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64) / s.sum[i])
+            shift_low[lane] = <T>((s.sum[i] - total[lane]) / s.sum[i])
+            if c.divergence == FL_ANY_DIVERGENCE:
+                over[lane] /= halfway(tag)
+            if c.target_logits:
+                apart = fl_log_f64(s.target_sum[i]) - fl_log_f64(s.sum[i])
+                target_top[lane] = <T>s.target_top[i]
+                shift[lane] = <T>apart
+                shift_low[lane] = <T>(apart - shift[lane])
+            first[lane] = <T>s.first[i]
+            second[lane] = <T>s.second[i]
+            one_minus[lane] = <T>(s.others[i] / s.sum[i])
+            scale[lane] = <T>(s.w[i] * c.scale / c.temperature)
+        else:
+            top[lane] = top[n - 1]
+            total[lane] = total[n - 1]
+            over[lane] = over[n - 1]
+            target_top[lane] = target_top[n - 1]
+            shift[lane] = shift[n - 1]
+            shift_low[lane] = shift_low[n - 1]
+            first[lane] = first[n - 1]
+            second[lane] = second[n - 1]
+            one_minus[lane] = one_minus[n - 1]
+            scale[lane] = scale[n - 1]
+
+
+cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                   Py_ssize_t step, Py_ssize_t steps, int order, T tag) noexcept nogil:
+    # A block's terms and derivatives, into the workspace; also x (extra), q (target), p (weight).
+    cdef fl_elements b
+    cdef Py_ssize_t i
+    cdef T* x = <T*>ws.extra
+    cdef T* q = <T*>ws.target
+    cdef T* p = <T*>ws.weight
+    cdef T most
+    cdef const T* by = cooling(c, ws, tag)
+    cdef const T* t = q
+    cdef const T* z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
+    target_mass(c, ws, s, j, n, step, steps, q)
+    if c.target_logits:
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, <T*>ws.loss, &most)
+        if by != NULL:
+            ratios(True, x, p, z, t, q, steps, ws, by)
+        else:
+            ratios(True, x, p, z, t, q, steps, ws, <const T*>NULL)
+    elif by != NULL:
+        ratios(False, x, p, z, t, q, steps, ws, by)
+    else:
+        ratios(False, x, p, z, t, q, steps, ws, <const T*>NULL)
+    if c.divergence == FL_ANY_DIVERGENCE:  # as p in lane_constants: all terms are multiples of both
+        for i in range(steps * LANES):
+            q[i] /= halfway(tag)
+    b.pred = x
+    b.target = q
+    b.extra = p
+    b.loss = ws.loss
+    b.grad = ws.grad
+    b.hess = ws.hess
+    b.knobs = c.knobs
+    b.scale = 1
+    b.n = steps * LANES
+    b.wide = T is double
+    b.order = order
+    b.ahead = False
+    c.block(&b)
+
+
+cdef inline double summed(double* x, bint lanes, Py_ssize_t i, double less) noexcept nogil:
+    # What add_up made, less a number, of lane i or of all.
+    cdef Sum all
+    cdef Py_ssize_t lane
+    all.high = -less
+    all.low = 0
+    for lane in range(i if lanes else 0, i + 1 if lanes else LANES):
+        add(&all, x[lane])
+        add(&all, -x[LANES + lane])
+    return value(&all)
+
+
+cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
+                  T tag) noexcept nogil:
+    # The divergence of the rows [j, j + n) (`dot`), the sums of their q, and for the gradient of
+    # any divergence but Kullback and Leibler's the sums of its derivatives.
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k
+    cdef const T* x = <const T*>ws.extra
+    cdef const T* q = <const T*>ws.target
+    cdef T* loss = <T*>ws.loss
+    cdef bint plain = c.divergence == FL_KULLBACK_LEIBLER
+    cdef int order = 0 if plain else c.order
+    cdef double rest
+    for i in range(j, j + n):
+        s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
+        if c.order < 2:
+            s.others[i] = 0
+    if c.target_logits:
+        reduce_target(c, ws, s, j, n, tag)
+    lane_constants(c, ws, s, j, n, tag)
+    clear(ws, True, True)
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        diverged(c, ws, s, j, n, step, steps, order, tag)
+        add_up(loss, steps, ws.below)
+        if not plain:
+            if order > 0:
+                add_up(<const T*>ws.grad, steps, ws.dot)
+            if order > 1:
+                add_up(<const T*>ws.hess, steps, ws.mass)
+        elif c.target_logits:
+            for k in range(steps * LANES):
+                loss[k] = weighed(q[k], x[k])
+            add_up(loss, steps, ws.dot)
+        else:
+            add_exactly(q, steps, ws.total)
+    for i in range(j, j + n):
+        k = i - j
+        s.dot[i] = summed(ws.below, c.lanes, k, 0)
+        s.mass[i] = 1
+        if not plain:
+            s.dot[i] *= halfway(tag)
+            s.first[i] = summed(ws.dot, c.lanes, k, 0) * halfway(tag)
+            s.second[i] = summed(ws.mass, c.lanes, k, 0) * halfway(tag)
+        elif c.target_logits:
+            # The two logarithms of sums are wrong by d in all: sum q exp(-x) is exp(d), not 1, and
+            # the sum of the terms too large by exp(d) - 1 - d.
+            rest = s.dot[i] - summed(ws.dot, c.lanes, k, 0)
+            s.dot[i] -= fl_minus_log1p_f64(rest)
+            s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
+        else:  # the terms are p - q + q x
+            rest = summed(ws.total, c.lanes, k, 1)
+            s.mass[i] = 1 + rest
+            s.dot[i] += rest
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
@@ -624,11 +902,15 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
         s.over[i] = 1 / s.sum[i]
     if c.soft or c.smoothing != 0:
         for i in range(n):
-            s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
+            if c.divergence:
+                s.loss[i] = s.dot[i]
+            else:
+                s.loss[i] = s.dot[i] / c.temperature + s.mass[i] * fl_log1p_f64(s.others[i])
             if s.top[i] == -INFINITY:
                 s.loss[i] = s.mass[i] = NAN
-            s.first[i] = s.mass[i]
-            s.second[i] = 0
+            if c.divergence != FL_ANY_DIVERGENCE:
+                s.first[i] = s.mass[i]
+                s.second[i] = 0
         return
     for i in range(n):  # the log-odds against the label, in two parts
         ahead = s.top[i] - s.label_logit[i]
@@ -661,23 +943,27 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
     if T is float:
         fl_factors_f32(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
+            1 / c.temperature, share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
             <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up, <float*>ws.one_minus,
             <float*>ws.scale)
     else:
         fl_factors_f64(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.first_up,
+            1 / c.temperature, share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.first_up,
             ws.second_up, ws.one_minus, ws.scale)
 
 
-cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n,
-                             const int64_t* y, Py_ssize_t step, Py_ssize_t steps,
-                             const T* e, T* grad) noexcept nogil:
+cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
+                             Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps, const T* e,
+                             T* grad) noexcept nogil:
     # Gradients and (into the workspace) Hessians of a block, but for the labels' own.
     cdef T* u = <T*>ws.target
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t i, lane
+    if c.divergence == FL_ANY_DIVERGENCE:
+        diverged(c, ws, s, j, n, step, steps, c.order, <T>0)
+        spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad)
+        return
     if c.lanes:
         if c.order == 2:
             scaled(True, True, e, steps, ws, grad)
@@ -688,7 +974,7 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ss
     else:
         scaled(False, False, e, steps, ws, grad)
     if c.soft or c.smoothing != 0:
-        target_mass(c, row, n, step, steps, y, u)
+        target_mass(c, ws, s, j, n, step, steps, u)
         for lane in range(n, LANES):
             scale[lane] = scale[0]
         for i in range(steps):
@@ -707,14 +993,17 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
     if c.double_buffered and c.order == 1:  # then the logits make room for all of a row's gradient
         grad = <T*>s.e + c.unit
         span = max(<Py_ssize_t>1, c.classes)
-    factors(c, ws, s, 0, s.n, 1, tag)
+    if c.divergence == FL_ANY_DIVERGENCE:
+        lane_constants(c, ws, s, 0, s.n, tag)
+    else:
+        factors(c, ws, s, 0, s.n, 1, tag)
     for lane in range(s.n):
         skipped |= s.w[lane] == 0
     for at from 0 <= at < c.classes by span:
         cols = min(span, c.classes - at)
         for step from 0 <= step < cols by STEPS:
             steps = min(<Py_ssize_t>STEPS, cols - step)
-            write_block(c, ws, s.row, s.n, s.y, at + step, steps, e + (at + step) * LANES,
+            write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
         if not c.soft and c.smoothing == 0:
             if cols == c.classes and c.order == 1:
@@ -756,20 +1045,26 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
     if s.w[j] == 0:
         memset(grad, 0, sizeof(T) * BLOCK)
         memset(hess, 0, sizeof(T) * BLOCK)
+    elif c.divergence == FL_ANY_DIVERGENCE:
+        lane_constants(c, ws, s, j, 1, tag)
+        write_block(c, ws, s, j, 1, step, steps, <const T*>NULL, grad)
     else:
         if c.stored:
             e = <const T*>s.e + j * c.unit
             own = e[all_steps * LANES + step // STEPS]
-            share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(own - s.top[j])
+            share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(
+                (own - s.top[j]) / c.temperature)
             e += col
         else:
             for lane in range(LANES):
                 top[lane] = <T>0 if s.top[j] == -INFINITY else <T>s.top[j]
-            e = logits(c, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j], <T*>ws.pred, &most)
-            exponentials(False, <T*>ws.loss, e, steps, top, ws.total, ws.below, NULL)
+            e = logits(c, &c.pred, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j], <T*>ws.pred,
+                       &most)
+            exponentials(False, <T*>ws.loss, e, steps, top, cooling(c, ws, tag), ws.total, ws.below,
+                         NULL)
             e = <const T*>ws.loss
         factors(c, ws, s, j, 1, share, tag)
-        write_block(c, ws, s.row + j, 1, &s.y[j], step, steps, e, grad)
+        write_block(c, ws, s, j, 1, step, steps, e, grad)
         if not c.soft and c.smoothing == 0 and 0 <= k < cols:
             grad[k] = 0 - (<T*>ws.first)[0]
             hess[k] = (<T*>ws.second)[0]
@@ -807,10 +1102,14 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
             reduce_lanes(c, ws, s, tag)
+            if c.divergence:
+                diverge(c, ws, s, 0, s.n, tag)
         else:
             for j in range(s.n):
                 if s.w[j] != 0:
                     reduce_row(c, ws, s, j, last, tag)
+                    if c.divergence:
+                        diverge(c, ws, s, j, 1, tag)
             while write_next(c, ws, last, tag):
                 pass
         for j in range(s.n):
