@@ -23,6 +23,9 @@ class Job:
         ignore_index: int | None = ...,
         soft: bool = ...,
         across: bool = ...,
+        temperature: float = ...,
+        divergence: int = ...,
+        target_logits: bool = ...,
     ) -> None: ...
     @property
     def ranges(self) -> int: ...

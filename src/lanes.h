@@ -159,6 +159,13 @@ typedef struct {
                 total[l] = sum;                                                                    \
             }                                                                                      \
     }                                                                                              \
+    /* total += x, in double from the first. */                                                    \
+    FL_INLINE void fl_add_in_double_##S(const T *restrict x, ptrdiff_t steps,                      \
+                                        double *restrict total) {                                  \
+        for (ptrdiff_t i = 0; i < steps; ++i, x += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                total[l] += x[l];                                                                  \
+    }                                                                                              \
     /* q = exp(t - top) times over. */                                                             \
     FL_INLINE void fl_shares_##S(T *restrict q, const T *restrict t, ptrdiff_t steps,              \
                                  const T *restrict top, const T *restrict over, const T *by) {     \
@@ -187,8 +194,10 @@ typedef struct {
     }                                                                                              \
     /* p and x = log(q / p), p = exp(z - top) / sum being the prediction and q the target. Of target\
      * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;    \
-     * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. */                                                          \
-    FL_INLINE void fl_ratios_##S(int of_logits, T *restrict x, T *restrict p, const T *restrict z, \
+     * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is \
+     * exp(z - top) if that is known, or NULL. */                                                  \
+    FL_INLINE void fl_ratios_##S(int of_logits, T *restrict x, T *restrict p, const T *restrict e, \
+                                 const T *restrict z,                                              \
                                  const T *restrict t, const T *restrict q, ptrdiff_t steps,        \
                                  const T *restrict top, const T *restrict sum,                     \
                                  const T *restrict over, const T *restrict t_top,                  \
@@ -196,10 +205,10 @@ typedef struct {
                                  const T *by) {                                                    \
         T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
         for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, q += FL_LANES, p += FL_LANES,         \
-                       x += FL_LANES, t += FL_LANES)                                               \
+                       x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                                               \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l], log_ratio; \
-                p[l] = fl_exp_scaled_##S(y) * over[l];                                             \
+                p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                             \
                 if (of_logits) { /* the difference of two differences, without their rounding */  \
                     T a = t[l] - t_top[l], va = a - t[l], vd = d - z[l];                           \
                     T low = (t[l] - (a - va)) - (t_top[l] + va);                                   \
@@ -263,6 +272,17 @@ typedef struct {
                     hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
             }                                                                                      \
     }
+/* The sum of 64 totals, and of what is behind each, less a number. */
+FL_INLINE double fl_settled(double *restrict x, double less) {
+    for (int half = FL_LANES / 2; half; half /= 2)
+        for (int l = 0; l < half; ++l) {
+            double a = x[l], b = x[l + half], sum = a + b, v = sum - a;
+            x[FL_LANES + l] += x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v));
+            x[l] = sum;
+        }
+    return (x[0] - less) - x[FL_LANES]; /* the difference is exact where it is small */
+}
+
 FL_DEFINE_LANES(float, f32)
 FL_DEFINE_LANES(double, f64)
 

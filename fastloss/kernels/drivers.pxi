@@ -531,14 +531,14 @@ cdef inline void shares(T* q, const T* t, Py_ssize_t steps, const T* top, const 
             fl_shares_f64(q, t, steps, top, over, by)
 
 
-cdef inline void ratios(bint of_logits, T* x, T* p, const T* z, const T* t, const T* q,
+cdef inline void ratios(bint of_logits, T* x, T* p, const T* e, const T* z, const T* t, const T* q,
                         Py_ssize_t steps, fl_workspace* ws, const T* by) noexcept nogil:
     if T is float:
-        fl_ratios_f32(of_logits, x, p, z, t, q, steps, <float*>ws.top, <float*>ws.near,
+        fl_ratios_f32(of_logits, x, p, e, z, t, q, steps, <float*>ws.top, <float*>ws.near,
                       <float*>ws.factor, <float*>ws.inverse, <float*>ws.first, <float*>ws.second,
                       by)
     else:
-        fl_ratios_f64(of_logits, x, p, z, t, q, steps, ws.top, ws.near, ws.factor, ws.inverse,
+        fl_ratios_f64(of_logits, x, p, e, z, t, q, steps, ws.top, ws.near, ws.factor, ws.inverse,
                       ws.first, ws.second, by)
 
 
@@ -547,6 +547,13 @@ cdef inline void add_up(const T* x, Py_ssize_t steps, double* total) noexcept no
         fl_add_up_f32(x, steps, total)
     else:
         fl_add_up_f64(x, steps, total)
+
+
+cdef inline void add_in_double(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_in_double_f32(x, steps, total)
+    else:
+        fl_add_in_double_f64(x, steps, total)
 
 
 cdef inline void add_exactly(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
@@ -586,8 +593,8 @@ cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, 
                       ws.second_up, ws.one_minus, grad, ws.hess)
 
 
-cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
-    # The sums of rows side by side into s; e gets exp(z - top).
+cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # The sums of rows side by side into s; e gets exp(z - top). Returns the last block of logits.
     cdef Py_ssize_t row = s.row, n = s.n
     cdef T* e = <T*>s.e
     cdef T* block = <T*>ws.pred
@@ -631,6 +638,7 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         if soft:
             s.dot[i] = ws.dot[i]
             s.mass[i] = ws.mass[i]
+    return z
 
 
 cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split,
@@ -647,11 +655,12 @@ cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split
             ws.dot[i] += weighed(ws.mass[i], rise)
 
 
-cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
-                     T tag) noexcept nogil:
+cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
+                         T tag) noexcept nogil:
     # The sums of a row into s, in one pass: the maximum is that of the blocks so far. e gets
     # exp(z - this maximum), and the maxima behind. With each block one of the rows before these is
-    # written, so that memory works both ways while the arithmetic goes on.
+    # written, so that memory works both ways while the arithmetic goes on. Returns the last block of
+    # logits.
     cdef Py_ssize_t row = s.row + j
     cdef T* e = <T*>s.e + (j * c.unit if c.stored else 0)
     cdef T* block = <T*>ws.pred
@@ -663,10 +672,10 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     cdef bint soft = (c.soft or c.smoothing != 0) and not c.divergence
     cdef const T* by = cooling(c, ws, tag)
     cdef bint split = soft or by != NULL or c.order == 2
-    cdef bint keep = c.stored and c.order
+    cdef bint keep = c.stored and (c.order or c.divergence)
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef T m = -<T>INFINITY, own
-    cdef const T* z
+    cdef const T* z = NULL
     cdef const char* ahead
     clear(ws, split, soft)
     for i in range(LANES):
@@ -700,6 +709,7 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     if soft:
         s.dot[j] = merged(ws.dot)
         s.mass[j] = merged(ws.mass)
+    return z
 
 
 # ---- divergences ----
@@ -710,7 +720,7 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
 cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
                         T tag) noexcept nogil:
     # The maximum and sum of exponentials of the rows [j, j + n) of target logits.
-    cdef T* block = <T*>ws.pred
+    cdef T* block = <T*>ws.grad
     cdef T* top = <T*>ws.top
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
@@ -739,6 +749,14 @@ cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_
         s.target_sum[j + i] = (ws.total[i] if c.lanes else merged(ws.total)) * unscale
 
 
+cdef inline void fill(T* x, Py_ssize_t n) noexcept nogil:
+    # The lanes beyond n are as the last.
+    cdef Py_ssize_t lane
+    cdef T same = x[n - 1]
+    for lane in range(n, LANES):
+        x[lane] = same
+
+
 cdef void lane_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
                          T tag) noexcept nogil:
     # What the classes of the rows [j, j + n) have in common, a lane each.
@@ -748,72 +766,97 @@ cdef void lane_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
     cdef T* target_top = <T*>ws.inverse
     cdef T* shift = <T*>ws.first
     cdef T* shift_low = <T*>ws.second
+    cdef Py_ssize_t lane, i
+    cdef double apart, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
+    if c.divergence == FL_ANY_DIVERGENCE:
+        unit /= halfway(tag)
+    for lane in range(n):
+        i = j + lane
+        top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
+        total[lane] = <T>s.sum[i]
+        over[lane] = <T>(unit / s.sum[i])
+        shift_low[lane] = <T>((s.sum[i] - total[lane]) / s.sum[i])
+        if c.target_logits:
+            apart = fl_log_f64(s.target_sum[i]) - fl_log_f64(s.sum[i])
+            target_top[lane] = <T>s.target_top[i]
+            shift[lane] = <T>apart
+            shift_low[lane] = <T>(apart - shift[lane])
+    fill(top, n)
+    fill(total, n)
+    fill(over, n)
+    fill(shift_low, n)
+    if c.target_logits:
+        fill(target_top, n)
+        fill(shift, n)
+
+
+cdef void write_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                          T tag) noexcept nogil:
+    # The same for the derivatives.
     cdef T* first = <T*>ws.first_up
     cdef T* second = <T*>ws.second_up
     cdef T* one_minus = <T*>ws.one_minus
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t lane, i
-    cdef double apart = 0
-    for lane in range(LANES):
-        i = j + min(lane, n - 1)
-        if lane < n:
-            top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
-            total[lane] = <T>s.sum[i]
-            over[lane] = <T>((FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64) / s.sum[i])
-            shift_low[lane] = <T>((s.sum[i] - total[lane]) / s.sum[i])
-            if c.divergence == FL_ANY_DIVERGENCE:
-                over[lane] /= halfway(tag)
-            if c.target_logits:
-                apart = fl_log_f64(s.target_sum[i]) - fl_log_f64(s.sum[i])
-                target_top[lane] = <T>s.target_top[i]
-                shift[lane] = <T>apart
-                shift_low[lane] = <T>(apart - shift[lane])
-            first[lane] = <T>s.first[i]
-            second[lane] = <T>s.second[i]
-            one_minus[lane] = <T>(s.others[i] / s.sum[i])
-            scale[lane] = <T>(s.w[i] * c.scale / c.temperature)
-        else:
-            top[lane] = top[n - 1]
-            total[lane] = total[n - 1]
-            over[lane] = over[n - 1]
-            target_top[lane] = target_top[n - 1]
-            shift[lane] = shift[n - 1]
-            shift_low[lane] = shift_low[n - 1]
-            first[lane] = first[n - 1]
-            second[lane] = second[n - 1]
-            one_minus[lane] = one_minus[n - 1]
-            scale[lane] = scale[n - 1]
+    lane_constants(c, ws, s, j, n, tag)
+    for lane in range(n):
+        i = j + lane
+        first[lane] = <T>s.first[i]
+        second[lane] = <T>s.second[i]
+        one_minus[lane] = <T>(s.others[i] / s.sum[i])
+        scale[lane] = <T>(s.w[i] * c.scale / c.temperature)
+    fill(first, n)
+    fill(second, n)
+    fill(one_minus, n)
+    fill(scale, n)
+
+
+cdef inline void ratios_of(bint of_logits, bint known, fl_workspace* ws, const T* e, const T* z,
+                           const T* t, Py_ssize_t steps, const T* by) noexcept nogil:
+    # Where the flags are constants.
+    cdef T* x = <T*>ws.extra
+    cdef T* p = <T*>ws.weight
+    cdef const T* q = <const T*>ws.target
+    if known and by != NULL:
+        ratios(of_logits, x, p, e, z, t, q, steps, ws, by)
+    elif known:
+        ratios(of_logits, x, p, e, z, t, q, steps, ws, <const T*>NULL)
+    elif by != NULL:
+        ratios(of_logits, x, p, <const T*>NULL, z, t, q, steps, ws, by)
+    else:
+        ratios(of_logits, x, p, <const T*>NULL, z, t, q, steps, ws, <const T*>NULL)
 
 
 cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
-                   Py_ssize_t step, Py_ssize_t steps, int order, T tag) noexcept nogil:
+                   Py_ssize_t step, Py_ssize_t steps, int order, const T* z,
+                   const T* e) noexcept nogil:
     # A block's terms and derivatives, into the workspace; also x (extra), q (target), p (weight).
+    # z are its logits and e their exponentials, or NULL.
     cdef fl_elements b
     cdef Py_ssize_t i
-    cdef T* x = <T*>ws.extra
     cdef T* q = <T*>ws.target
-    cdef T* p = <T*>ws.weight
     cdef T most
-    cdef const T* by = cooling(c, ws, tag)
+    cdef const T* by = cooling(c, ws, <T>0)
     cdef const T* t = q
-    cdef const T* z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
+    if z == NULL:
+        z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
     target_mass(c, ws, s, j, n, step, steps, q)
     if c.target_logits:
         t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, <T*>ws.loss, &most)
-        if by != NULL:
-            ratios(True, x, p, z, t, q, steps, ws, by)
+        if e != NULL:
+            ratios_of(True, True, ws, e, z, t, steps, by)
         else:
-            ratios(True, x, p, z, t, q, steps, ws, <const T*>NULL)
-    elif by != NULL:
-        ratios(False, x, p, z, t, q, steps, ws, by)
+            ratios_of(True, False, ws, e, z, t, steps, by)
+    elif e != NULL:
+        ratios_of(False, True, ws, e, z, t, steps, by)
     else:
-        ratios(False, x, p, z, t, q, steps, ws, <const T*>NULL)
+        ratios_of(False, False, ws, e, z, t, steps, by)
     if c.divergence == FL_ANY_DIVERGENCE:  # as p in lane_constants: all terms are multiples of both
         for i in range(steps * LANES):
-            q[i] /= halfway(tag)
-    b.pred = x
+            q[i] /= halfway(<T>0)
+    b.pred = ws.extra
     b.target = q
-    b.extra = p
+    b.extra = ws.weight
     b.loss = ws.loss
     b.grad = ws.grad
     b.hess = ws.hess
@@ -826,40 +869,46 @@ cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py
     c.block(&b)
 
 
-cdef inline double summed(double* x, bint lanes, Py_ssize_t i, double less) noexcept nogil:
+cdef inline double settled(double* x, bint lanes, Py_ssize_t i, double less) noexcept nogil:
     # What add_up made, less a number, of lane i or of all.
-    cdef Sum all
-    cdef Py_ssize_t lane
-    all.high = -less
-    all.low = 0
-    for lane in range(i if lanes else 0, i + 1 if lanes else LANES):
-        add(&all, x[lane])
-        add(&all, -x[LANES + lane])
-    return value(&all)
+    return (x[i] - less) - x[LANES + i] if lanes else fl_settled(x, less)
 
 
 cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
-                  T tag) noexcept nogil:
+                  const T* only) noexcept nogil:
     # The divergence of the rows [j, j + n) (`dot`), the sums of their q, and for the gradient of
-    # any divergence but Kullback and Leibler's the sums of its derivatives.
+    # any divergence but Kullback and Leibler's the sums of its derivatives. `only` are the logits
+    # if they are one block.
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k
     cdef const T* x = <const T*>ws.extra
-    cdef const T* q = <const T*>ws.target
+    cdef T* q = <T*>ws.target
     cdef T* loss = <T*>ws.loss
-    cdef bint plain = c.divergence == FL_KULLBACK_LEIBLER
+    cdef T* over = <T*>ws.factor
+    cdef const T* e = <const T*>s.e
+    cdef const T* tops
+    cdef bint plain = c.divergence == FL_KULLBACK_LEIBLER, known = c.stored and plain
     cdef int order = 0 if plain else c.order
-    cdef double rest
+    cdef double rest, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
+    if not c.lanes:
+        e += j * c.unit
+    tops = e + all_steps * LANES
     for i in range(j, j + n):
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         if c.order < 2:
             s.others[i] = 0
     if c.target_logits:
-        reduce_target(c, ws, s, j, n, tag)
-    lane_constants(c, ws, s, j, n, tag)
+        reduce_target(c, ws, s, j, n, <T>0)
+    lane_constants(c, ws, s, j, n, <T>0)
     clear(ws, True, True)
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        diverged(c, ws, s, j, n, step, steps, order, tag)
+        if known and not c.lanes:  # the block's exponentials are those below its own maximum
+            rest = (tops[step // STEPS] - s.top[j]) / c.temperature
+            over[0] = <T>(unit / s.sum[j] * (fl_exp_nonpositive_f64(rest) if rest < 0 else 1))
+            fill(over, 1)
+        diverged(c, ws, s, j, n, step, steps, order,
+                 only if all_steps <= STEPS else <const T*>NULL,
+                 e + step * LANES if known else <const T*>NULL)
         add_up(loss, steps, ws.below)
         if not plain:
             if order > 0:
@@ -870,24 +919,34 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
             for k in range(steps * LANES):
                 loss[k] = weighed(q[k], x[k])
             add_up(loss, steps, ws.dot)
+        elif T is float and not c.lanes:
+            add_in_double(q, steps, ws.total)
         else:
             add_exactly(q, steps, ws.total)
     for i in range(j, j + n):
         k = i - j
-        s.dot[i] = summed(ws.below, c.lanes, k, 0)
+        s.dot[i] = settled(ws.below, c.lanes, k, 0)
         s.mass[i] = 1
         if not plain:
-            s.dot[i] *= halfway(tag)
-            s.first[i] = summed(ws.dot, c.lanes, k, 0) * halfway(tag)
-            s.second[i] = summed(ws.mass, c.lanes, k, 0) * halfway(tag)
+            s.dot[i] *= halfway(<T>0)
+            s.first[i] = settled(ws.dot, c.lanes, k, 0) * halfway(<T>0)
+            s.second[i] = settled(ws.mass, c.lanes, k, 0) * halfway(<T>0)
         elif c.target_logits:
             # The two logarithms of sums are wrong by d in all: sum q exp(-x) is exp(d), not 1, and
             # the sum of the terms too large by exp(d) - 1 - d.
-            rest = s.dot[i] - summed(ws.dot, c.lanes, k, 0)
+            rest = s.dot[i] - settled(ws.dot, c.lanes, k, 0)
             s.dot[i] -= fl_minus_log1p_f64(rest)
             s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
         else:  # the terms are p - q + q x
-            rest = summed(ws.total, c.lanes, k, 1)
+            rest = settled(ws.total, c.lanes, k, 1)
+            if T is float and not c.lanes and s.dot[i] + fabs(rest) < 1e-5:
+                # The sum in double is not exact enough for so small a divergence.
+                clear(ws, False, False)
+                for step from 0 <= step < all_steps by STEPS:
+                    steps = min(<Py_ssize_t>STEPS, all_steps - step)
+                    target_mass(c, ws, s, j, n, step, steps, q)
+                    add_exactly(q, steps, ws.total)
+                rest = settled(ws.total, False, k, 1)
             s.mass[i] = 1 + rest
             s.dot[i] += rest
 
@@ -943,14 +1002,14 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
     if T is float:
         fl_factors_f32(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            1 / c.temperature, share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
-            <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up, <float*>ws.one_minus,
-            <float*>ws.scale)
+            1 / c.temperature, share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse,
+            <float*>ws.first, <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up,
+            <float*>ws.one_minus, <float*>ws.scale)
     else:
         fl_factors_f64(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            1 / c.temperature, share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.first_up,
-            ws.second_up, ws.one_minus, ws.scale)
+            1 / c.temperature, share, ws.near, ws.factor, ws.inverse, ws.first, ws.second,
+            ws.first_up, ws.second_up, ws.one_minus, ws.scale)
 
 
 cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
@@ -961,7 +1020,7 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t i, lane
     if c.divergence == FL_ANY_DIVERGENCE:
-        diverged(c, ws, s, j, n, step, steps, c.order, <T>0)
+        diverged(c, ws, s, j, n, step, steps, c.order, <const T*>NULL, <const T*>NULL)
         spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad)
         return
     if c.lanes:
@@ -994,7 +1053,7 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
         grad = <T*>s.e + c.unit
         span = max(<Py_ssize_t>1, c.classes)
     if c.divergence == FL_ANY_DIVERGENCE:
-        lane_constants(c, ws, s, 0, s.n, tag)
+        write_constants(c, ws, s, 0, s.n, tag)
     else:
         factors(c, ws, s, 0, s.n, 1, tag)
     for lane in range(s.n):
@@ -1046,7 +1105,7 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
         memset(grad, 0, sizeof(T) * BLOCK)
         memset(hess, 0, sizeof(T) * BLOCK)
     elif c.divergence == FL_ANY_DIVERGENCE:
-        lane_constants(c, ws, s, j, 1, tag)
+        write_constants(c, ws, s, j, 1, tag)
         write_block(c, ws, s, j, 1, step, steps, <const T*>NULL, grad)
     else:
         if c.stored:
@@ -1058,8 +1117,8 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
         else:
             for lane in range(LANES):
                 top[lane] = <T>0 if s.top[j] == -INFINITY else <T>s.top[j]
-            e = logits(c, &c.pred, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j], <T*>ws.pred,
-                       &most)
+            e = logits(c, &c.pred, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j],
+                       <T*>ws.pred, &most)
             exponentials(False, <T*>ws.loss, e, steps, top, cooling(c, ws, tag), ws.total, ws.below,
                          NULL)
             e = <const T*>ws.loss
@@ -1085,6 +1144,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, j
     cdef bint writes = c.grad.data != NULL or c.hess.data != NULL
     cdef T[LANES] loss
+    cdef const T* z
     cdef Rows[2] both
     cdef Rows* s = &both[0]
     cdef Rows* last = &both[1]
@@ -1101,15 +1161,15 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s.n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
-            reduce_lanes(c, ws, s, tag)
+            z = reduce_lanes(c, ws, s, tag)
             if c.divergence:
-                diverge(c, ws, s, 0, s.n, tag)
+                diverge(c, ws, s, 0, s.n, z)
         else:
             for j in range(s.n):
                 if s.w[j] != 0:
-                    reduce_row(c, ws, s, j, last, tag)
+                    z = reduce_row(c, ws, s, j, last, tag)
                     if c.divergence:
-                        diverge(c, ws, s, j, 1, tag)
+                        diverge(c, ws, s, j, 1, z)
             while write_next(c, ws, last, tag):
                 pass
         for j in range(s.n):

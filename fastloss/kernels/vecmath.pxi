@@ -54,12 +54,25 @@ cdef extern from "lanes.h" nogil:
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
     void fl_add_up_f32(const float*, Py_ssize_t, double*)
     void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
-    void fl_ratios_f32(bint, float*, float*, const float*, const float*, const float*, Py_ssize_t,
-                       const float*, const float*, const float*, const float*, const float*, const float*,
+    void fl_add_in_double_f32(const float*, Py_ssize_t, double*)
+    void fl_ratios_f32(bint, float*, float*, const float*, const float*, const float*, const float*,
+                       Py_ssize_t, const float*, const float*, const float*, const float*,
+                       const float*, const float*, const float*)
+    void fl_shares_f32(float*, const float*, Py_ssize_t, const float*, const float*,
                        const float*)
-    void fl_shares_f32(float*, const float*, Py_ssize_t, const float*, const float*, const float*)
-    void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*, const float*,
-                       const float*, const float*, float, float*, float*)
+    void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*,
+                       const float*, const float*, const float*, float, float*, float*)
+    void fl_add_up_f64(const double*, Py_ssize_t, double*)
+    void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
+    void fl_add_in_double_f64(const double*, Py_ssize_t, double*)
+    void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*, const double*,
+                       Py_ssize_t, const double*, const double*, const double*, const double*,
+                       const double*, const double*, const double*)
+    void fl_shares_f64(double*, const double*, Py_ssize_t, const double*, const double*,
+                       const double*)
+    void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
+                       const double*, const double*, const double*, double, double*, double*)
+    double fl_settled(double*, double)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
@@ -67,14 +80,6 @@ cdef extern from "lanes.h" nogil:
     void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, const float*,
                        float*, float*)
-    void fl_add_up_f64(const double*, Py_ssize_t, double*)
-    void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
-    void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*, Py_ssize_t,
-                       const double*, const double*, const double*, const double*, const double*, const double*,
-                       const double*)
-    void fl_shares_f64(double*, const double*, Py_ssize_t, const double*, const double*, const double*)
-    void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*, const double*,
-                       const double*, const double*, double, double*, double*)
     void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         double*, double*, double*, double*, double*, double*, double*, double*,
