@@ -60,6 +60,7 @@ cdef enum:
     ELEMENTWISE
     ROWS
 
+OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
 # The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
 NEUTRAL = {"temperature": 1.0, "from_logits": 0.0}
 
@@ -183,7 +184,7 @@ cdef class Job:
         cdef fl_operand* op
         cdef int slot, outer, n = 0
         cdef Py_ssize_t shape, stride
-        slot = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess").index(name)
+        slot = OPERANDS.index(name)
         op = &self.call.pred + slot  # the operands come first in fl_call, in this order
         self.kept.append(array)
         op.data = <char*>cnp.PyArray_DATA(array)
@@ -483,14 +484,14 @@ cdef class RowsGate(Gate):
         return True
 
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
-                 ignore_index=None, axis=-1, sample_weight=None, mask=None, reduction=None,
-                 normalizer=None, out=None, num_threads=None, **unknown):
+                 ignore_index=None, axis=-1, class_mask=None, sample_weight=None, mask=None,
+                 reduction=None, normalizer=None, out=None, num_threads=None, **unknown):
         cdef double[4] values
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and class_weight is None and no_threads(num_threads)
+                and out is None and class_weight is None and class_mask is None and no_threads(num_threads)
                 and self.neutral(values) and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
                 and (ignore_index is None
@@ -510,5 +511,5 @@ cdef class RowsGate(Gate):
         return self.general(
             pred, target, tuple([values[i] for i in range(self.n_knobs)]),
             class_weight=class_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
-            axis=axis, sample_weight=sample_weight, mask=mask, reduction=reduction,
-            normalizer=normalizer, out=out, num_threads=num_threads)
+            axis=axis, class_mask=class_mask, sample_weight=sample_weight, mask=mask,
+            reduction=reduction, normalizer=normalizer, out=out, num_threads=num_threads)

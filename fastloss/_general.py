@@ -267,6 +267,9 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
             done[name] = loss.check_knob(name, value)
         elif name in ("axis", "ignore_index"):
             done[name] = _integer(loss, name, value)
+        elif name == "class_mask":
+            done[name] = np.array(_class_mask(loss.name, value))
+            done[name].flags.writeable = False
         else:
             done[name] = np.array(_per_class(loss.name, name, value))
             done[name].flags.writeable = False
@@ -280,6 +283,13 @@ def _per_class(loss: str, name: str, x: Any) -> Array:
         raise ValueError(f"{loss}: {name}: expected a number or one axis, got shape {a.shape}")
     if a.size and not (a >= 0).all():
         raise ValueError(f"{loss}: {name}: expected numbers >= 0, got {a.min()}")
+    return a
+
+
+def _class_mask(loss: str, x: Any) -> Array:
+    a = array(loss, "class_mask", x)
+    if a.dtype.kind != "b":
+        raise TypeError(f"{loss}: class_mask: expected bool, got {a.dtype}")
     return a
 
 
@@ -447,6 +457,7 @@ class Rows(_Pickles, RowsGate):
         label_smoothing: Any,
         ignore_index: Any,
         axis: Any,
+        class_mask: Any,
         sample_weight: Any,
         mask: Any,
         reduction: str | None,
@@ -473,6 +484,7 @@ class Rows(_Pickles, RowsGate):
         soft = call.target.ndim == ndim
         self._check_target(call, axis, soft, ignore_index)
         weights = self._per_class(call, class_weight, classes)
+        kept = self._class_mask(call, class_mask, axis)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
         reduction = call.reduction(reduction, normalizer)
         threads = call.threads(num_threads)
@@ -482,6 +494,7 @@ class Rows(_Pickles, RowsGate):
             "sample_weight": sample_weight,
             "mask": mask,
             "class_weight": weights,
+            "class_mask": kept,
         }
         arrays = call.outputs(out, reduction, inputs)
         outer = call.order(axis)
@@ -513,6 +526,7 @@ class Rows(_Pickles, RowsGate):
             "weight": weight,
             "mask": keep,
             "loss": arrays.get("l"),
+            "class_mask": kept,
         }
         for name, a in operands.items():
             if a is None:
@@ -532,6 +546,16 @@ class Rows(_Pickles, RowsGate):
                 )
 
             index, value = call.first_bad(call.target, bad, weight, keep)
+            if index == "?" and kept is not None:
+                labels = np.where(call.target < classes, call.target, 0).astype(np.intp)
+                of_label = np.expand_dims(labels.clip(0), axis)
+                out = ~np.take_along_axis(kept, of_label, axis).squeeze(axis)
+                out &= True if ignore_index is None else call.target != ignore_index
+                left_out = np.where(out, labels, -1)
+                index, value = call.first_bad(left_out, lambda y: y >= 0, weight, keep)
+                raise ValueError(
+                    f"{call.name}: target[{index}] = {value} is a class that class_mask leaves out"
+                )
             raise ValueError(
                 f"{call.name}: target[{index}] = {value} is not a class label: expected "
                 f"0 <= label < {classes} (labels to skip: ignore_index={value})"
@@ -608,6 +632,20 @@ class Rows(_Pickles, RowsGate):
         if a.shape != (classes,):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a
+
+    def _class_mask(self, call: Call, x: Any, axis: int) -> Array | None:
+        if x is None:
+            return None
+        a, shape = _class_mask(call.name, x), call.pred.shape
+        if a.shape == shape[axis : axis + 1]:
+            a = a.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        elif a.shape != shape:
+            raise call.fail(
+                ValueError,
+                "class_mask",
+                f"expected shape ({shape[axis]},) or pred's {shape}, got {a.shape}",
+            )
+        return np.broadcast_to(a, shape)
 
 
 class KullbackLeibler(Rows):

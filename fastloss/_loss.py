@@ -80,6 +80,7 @@ NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
 PerClass = Annotated[ArrayLike | None, "per class"]  # an array along the last or the class axis
+ClassMask = Annotated[ArrayLike | None, "class mask"]  # booleans, per class or of pred's shape
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ enum { FL_MAX_KNOBS = 4 };
 enum { FL_KULLBACK_LEIBLER = 1, FL_ANY_DIVERGENCE = 2 };
 
 typedef struct {
-    fl_operand pred, target, extra, weight, mask, loss, grad, hess;
+    fl_operand pred, target, extra, weight, mask, loss, grad, hess, class_mask;
     fl_block block;
     double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, temperature, low, high;
     int64_t ignored;

@@ -272,15 +272,22 @@ typedef struct {
                     hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
             }                                                                                      \
     }
-/* The sum of 64 totals, and of what is behind each, less a number. */
+/* The sum of FL_LANES totals, and of what is behind each, less a number. */
+#define FL_FOLD(half)                                                                              \
+    for (int l = 0; l < half; ++l) {                                                               \
+        double a = x[l], b = x[l + half], sum = a + b, v = sum - a;                                \
+        x[FL_LANES + l] += x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v));                   \
+        x[l] = sum;                                                                                \
+    }
 FL_INLINE double fl_settled(double *restrict x, double less) {
-    for (int half = FL_LANES / 2; half; half /= 2)
-        for (int l = 0; l < half; ++l) {
-            double a = x[l], b = x[l + half], sum = a + b, v = sum - a;
-            x[FL_LANES + l] += x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v));
-            x[l] = sum;
-        }
+    FL_FOLD(32) FL_FOLD(16) FL_FOLD(8) FL_FOLD(4) FL_FOLD(2) FL_FOLD(1)
     return (x[0] - less) - x[FL_LANES]; /* the difference is exact where it is small */
+}
+
+/* Brings memory that is soon read to the L2 cache. */
+FL_INLINE void fl_near(const char *src, size_t bytes) {
+    for (size_t b = 0; b < bytes; b += 64)
+        __builtin_prefetch(src + b, 0, 2);
 }
 
 FL_DEFINE_LANES(float, f32)

@@ -251,6 +251,8 @@ def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict
         elif name.endswith("_weight"):
             spread = [rng.uniform(0.1, 3, classes), np.arange(classes) % 3.0]
             values[name] = spread if classes else [0.0, 0.3, 1.0, 37.0]
+        elif name.endswith("_mask"):
+            values[name] = [np.arange(classes) % 3 != 1, np.arange(classes) < max(1, classes // 2)]
     single = [{name: v} for name, tried in values.items() for v in tried]
     mixed = [
         {name: tried[rng.integers(len(tried))] for name, tried in values.items()}
@@ -343,4 +345,5 @@ def soft_targets(
         t = rng.dirichlet(np.full(classes, 0.5), n)
         t[::2] *= rng.random((t[::2]).shape) < 0.5
     t[::3] = near[::3]
-    return t.astype(pred.dtype)
+    t = t.astype(pred.dtype)
+    return np.where(abs(t) < np.finfo(t.dtype).tiny, 0, t)  # kernels count subnormal numbers as 0

@@ -47,6 +47,8 @@ KNOBS = {
     "cross_entropy": [
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
+        {"temperature": 2.5},
+        {"class_mask": [True, True, False, True], "label_smoothing": 0.3, "ignore_index": 2},
     ],
     "softmax_focal_loss": [{"gamma": 1.5, "alpha": [1.0, 0.5, 2.0, 0.25], "ignore_index": 1}],
     "poly_loss": [{"epsilon": 0.5, "class_weight": [1.0, 0.5, 2.0, 0.25]}],

@@ -54,10 +54,11 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
 
     def add(classes: int, n: int, soft: bool, **knobs: Any) -> None:
         pred = oracle.rows(dtype, classes, rng, n)
-        labels = rng.integers(classes, size=n)
-        labels[::2] = pred[::2].argmax(axis=1)
+        mask = knobs.get("class_mask", np.ones(classes, bool))
+        labels = rng.choice(np.flatnonzero(mask), n)
+        labels[::2] = np.where(mask, pred[::2], -np.inf).argmax(axis=1)
         of_logits = bool(knobs.get("from_logits"))
-        target = oracle.soft_targets(pred, rng, from_logits=of_logits) if soft else labels
+        target = oracle.soft_targets(pred, rng, from_logits=of_logits) * mask if soft else labels
         cases.append(Case(loss.name, pred, target, knobs))
 
     for classes in (1, 2, 3, 10, 33):
@@ -135,13 +136,15 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader.
     """
     y, temperature = case.target[i], case.knobs.get("temperature", 1.0)
-    apart = np.zeros(case.pred.shape[1])
+    apart, kept = np.zeros(case.pred.shape[1]), case.knobs.get("class_mask", np.True_)
     for row in (case.pred[i], *([y] if case.knobs.get("from_logits") else [])):
-        z = row.astype(float) / temperature
+        z = np.where(kept, row.astype(float) / temperature, -np.inf)
         leader = z.argmax()
-        apart += z.max() - z
+        away = z.max() - z
         if z.size > 1:
-            apart[leader] -= np.delete(z, leader).max() - z[leader]
+            away[leader] -= np.delete(z, leader).max() - z[leader]
+        apart += np.where(np.isfinite(away), away, 0)
+    leader = np.where(kept, case.pred[i], -np.inf).argmax()
     if np.ndim(y) or case.knobs.get("label_smoothing"):
         return apart.max(), apart
     return apart[y] if y == leader else 0.0, apart

@@ -246,6 +246,53 @@ def test_a_class_at_minus_infinity_is_not_there(dtype, classes):
 
 @infinities
 @every_width
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_a_class_that_is_masked_is_one_at_minus_infinity(dtype, classes, soft):
+    pred, target = inputs(fl.cross_entropy, (200,), dtype, classes, soft)
+    rng = np.random.default_rng(1)
+    every = np.zeros(pred.shape, bool) | (np.arange(classes) != 1)
+    each = rng.random(pred.shape) < 0.7
+    for mask in (every[0], every, each):
+        kept = np.broadcast_to(mask, pred.shape).copy()
+        if soft:
+            mine = np.where(kept, target, 0)
+            mask = kept if mask is each else mask
+        else:
+            mine = np.where(kept.any(1), target, 0)
+            kept[np.arange(200), mine] = True
+            mask = kept if mask is not every[0] else kept
+        off = np.where(kept, pred, -inf)
+        garbage = np.where(kept, pred, np.nan)
+        for options in ({}, {"sample_weight": rng.normal(size=200)}, {"temperature": 3.0}):
+            want = fl.cross_entropy.value_grad_hess(off, mine, reduction="none", **options)
+            got = fl.cross_entropy.value_grad_hess(
+                garbage, mine, class_mask=mask, reduction="none", **options
+            )
+            for a, b in zip(got, want, strict=True):
+                assert_array_equal(a, b)
+            for array in got[1:]:
+                assert not array[~kept & kept.any(1, keepdims=True)].any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_class_mask_lies_on_the_axis_of_the_classes(axis):
+    pred, target = inputs(fl.cross_entropy, (3, 5), classes=100)
+    mask = np.random.default_rng(1).random(pred.shape) < 0.5
+    np.put_along_axis(mask, target[..., None], True, -1)
+    knobs = {"label_smoothing": 0.2, "reduction": "none"}
+    want = fl.cross_entropy.value_and_grad(pred, target, class_mask=mask, **knobs)
+    moved, mask = (np.moveaxis(a, -1, axis) for a in (pred, mask))
+    got = fl.cross_entropy.value_and_grad(moved, target, class_mask=mask, axis=axis, **knobs)
+    assert_allclose(got[0], want[0], 1e-13)
+    assert_allclose(np.moveaxis(got[1], axis, -1), want[1], 1e-12, 1e-15)
+    few = np.arange(100) % 3 == 0
+    target -= target % 3
+    value = fl.cross_entropy(moved, target, class_mask=few, axis=axis, **knobs)
+    assert_allclose(value, fl.cross_entropy(pred[..., few], target // 3, **knobs), 1e-13)
+
+
+@infinities
+@every_width
 def test_a_label_at_minus_infinity(dtype, classes):
     pred, target = inputs(fl.cross_entropy, (20,), dtype, classes)
     rows = np.arange(20)

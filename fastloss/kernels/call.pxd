@@ -50,6 +50,7 @@ cdef extern from "call.h" nogil:
         fl_operand loss
         fl_operand grad
         fl_operand hess
+        fl_operand class_mask
         fl_block block
         double[4] knobs
         double extra_value

@@ -158,7 +158,7 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     # The weight of up to LANES rows and, for labels, the label; a row to skip weighs 0, and a
     # label out of range, even one that changed since it was checked, is flagged and skipped.
     cdef T[LANES] own
-    cdef T class_weight
+    cdef T class_weight, in_mask
     cdef Py_ssize_t i, take, at = row, done = 0
     cdef int bad = 0
     cdef bint keep, inside
@@ -176,6 +176,10 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     for i in range(n):
         keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
         inside = (y[i] >= 0) & (y[i] < c.classes)
+        if c.class_mask.data and keep and inside:
+            load(&in_mask, fl_row(&c.class_mask, row + i) + y[i] * c.class_mask.step, 0, 1,
+                 c.class_mask.code)
+            inside = in_mask != 0
         bad |= keep & (not inside)
         w[i] = w[i] if keep & inside else 0
         y[i] = y[i] if keep & inside else 0
@@ -310,6 +314,7 @@ cdef struct Rows:
     double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
     double[LANES] dot, mass, odds, odds_low, loss, first, second
     double[LANES] target_top, target_sum  # of target logits
+    double[LANES] kept  # classes, with a class mask and smoothing
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
@@ -396,6 +401,18 @@ cdef inline const T* cooling(const fl_call* c, fl_workspace* ws, T tag) noexcept
     return by
 
 
+cdef void load_mask(T* keep, const fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
+                    Py_ssize_t steps) noexcept nogil:
+    # The class mask of the same classes as `logits` loads; 0 is a class that is out.
+    cdef const fl_operand* op = &c.class_mask
+    cdef Py_ssize_t col = step * LANES, cols = min(steps * LANES, c.classes - col)
+    if c.lanes:
+        load_lanes(keep, op, row, n, step, steps)
+        return
+    load(keep, fl_row(op, row) + col * op.step, op.step, cols, op.code)
+    memset(keep + cols, 0, (steps * LANES - cols) * sizeof(T))
+
+
 cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                      Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
                      T* block, T* most) noexcept nogil:
@@ -403,9 +420,15 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     # (-inf), as is padding. Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
     cdef bint take_out = not c.soft and c.smoothing == 0
+    cdef bint masked = c.class_mask.data != NULL and op == &c.pred
+    cdef T[BLOCK] keep
     cdef const char* src
+    if masked:
+        load_mask(keep, c, row, n, step, steps)
     if c.lanes:
         load_lanes(block, op, row, n, step, steps)
+        for i in range(steps * LANES if masked else 0):
+            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         if take_out:
             if steps == c.classes:  # then every label is here
                 for i in range(n):
@@ -422,7 +445,7 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
     src = fl_row(op, row) + col * op.step
-    if adjacent(op, <T>0):
+    if adjacent(op, <T>0) and not masked:
         if cols % LANES == 0 and not 0 <= k < cols:
             most[0] = highest_of_all(<const T*>src, steps)
             return <const T*>src
@@ -431,6 +454,8 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
         load(block, src, op.step, cols, op.code)
         for i in range(cols, steps * LANES):
             block[i] = -<T>INFINITY
+        for i in range(cols if masked else 0):
+            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         most[0] = highest_of_all(block, steps)
     if 0 <= k < cols:
         label_logit[0] = block[k]
@@ -440,6 +465,20 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     return block
 
 
+cdef void count_kept(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # How many classes a mask keeps, of each row of a group.
+    cdef T* keep = <T*>ws.pred
+    cdef Py_ssize_t i, row, col, cols
+    for row in range(s.n):
+        s.kept[row] = 0
+        for col from 0 <= col < c.classes by BLOCK:
+            cols = min(<Py_ssize_t>BLOCK, c.classes - col)
+            load(keep, fl_row(&c.class_mask, s.row + row) + col * c.class_mask.step,
+                 c.class_mask.step, cols, c.class_mask.code)
+            for i in range(cols):
+                s.kept[row] += keep[i]
+
+
 cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
                       Py_ssize_t step, Py_ssize_t steps, T* u) noexcept nogil:
     # What multiplies -log p of each class in the rows [j, j + n): class weight x (smoothed) target.
@@ -447,8 +486,9 @@ cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
     cdef const int64_t* y = &s.y[j]
     cdef T[BLOCK] class_weight
     cdef T[LANES] top, over
-    cdef T one
-    cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
+    cdef T[BLOCK] spread
+    cdef T one, keep = <T>(1 - c.smoothing)
+    cdef const char* src
     if c.target_logits:
         for lane in range(LANES):
             i = j + (min(lane, n - 1) if c.lanes else 0)
@@ -463,14 +503,27 @@ cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
         else:
             col = step * LANES
             cols = min(steps * LANES, c.classes - col)
-            load(u, fl_row(&c.target, row) + col * c.target.step, c.target.step, cols,
-                 c.target.code)
+            src = fl_row(&c.target, row) + col * c.target.step
+            if adjacent(&c.target, <T>0):
+                fl_near(src + BLOCK * sizeof(T), cols * sizeof(T))
+            load(u, src, c.target.step, cols, c.target.code)
+    if c.smoothing != 0:
+        if c.class_mask.data:  # evenly over the classes kept
+            load_mask(spread, c, row, n, step, steps)
+            for i in range(steps * LANES):
+                lane = j + (min(i % LANES, n - 1) if c.lanes else 0)
+                spread[i] *= <T>(c.smoothing / s.kept[lane])
+        else:
+            one = <T>(c.smoothing / c.classes)
+            for i in range(steps * LANES):
+                spread[i] = one
+    if c.soft:
         if c.smoothing != 0:
             for i in range(steps * LANES):
-                u[i] = u[i] * keep + spread
+                u[i] = u[i] * keep + spread[i]
     else:
         for i in range(steps * LANES):
-            u[i] = spread
+            u[i] = spread[i]
         if c.lanes:
             for lane in range(n):
                 k = y[lane] - step
@@ -955,7 +1008,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
-    cdef double ahead, log_sum, odds, low, part
+    cdef double ahead, log_sum, odds, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
@@ -973,12 +1026,19 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
         return
     for i in range(n):  # the log-odds against the label, in two parts
         ahead = s.top[i] - s.label_logit[i]
+        part = ahead - s.top[i]
+        rest = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        if c.temperature != 1:
+            part = ahead / c.temperature
+            low = part * c.temperature
+            rest += (ahead - low) - fl_product_low_f64(part, c.temperature, low)
+            rest /= c.temperature
+            ahead = part
         log_sum = fl_log_f64(s.sum[i])
         odds = ahead + log_sum
         low = odds - ahead
         low = (ahead - (odds - low)) + (log_sum - low)
-        part = ahead - s.top[i]
-        low += (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        low += rest
         s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
         s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
     b.pred = s.odds
@@ -1160,6 +1220,8 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s.row = at
         s.n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, s.n, tag)
+        if c.class_mask.data and c.smoothing != 0:
+            count_kept(c, ws, s, tag)
         if c.lanes:
             z = reduce_lanes(c, ws, s, tag)
             if c.divergence:

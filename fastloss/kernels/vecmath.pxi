@@ -73,6 +73,7 @@ cdef extern from "lanes.h" nogil:
     void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
                        const double*, const double*, const double*, double, double*, double*)
     double fl_settled(double*, double)
+    void fl_near(const char*, size_t)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
