@@ -24,6 +24,7 @@ class Job:
         soft: bool = ...,
         across: bool = ...,
         temperature: float = ...,
+        z_loss: float = ...,
         divergence: int = ...,
         target_logits: bool = ...,
     ) -> None: ...

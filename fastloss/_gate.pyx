@@ -62,7 +62,7 @@ cdef enum:
 
 OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
 # The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
-NEUTRAL = {"temperature": 1.0, "from_logits": 0.0}
+NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0}
 
 
 cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
@@ -143,7 +143,7 @@ cdef class Job:
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
                  ignore_index=None, bint soft=False, bint across=False, double temperature=1,
-                 int divergence=0, bint target_logits=False):
+                 double z_loss=0, int divergence=0, bint target_logits=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -159,6 +159,8 @@ cdef class Job:
         c.smoothing = smoothing
         c.soft = soft
         c.temperature = temperature
+        c.z_loss = z_loss
+        c.spread = smoothing != 0 or z_loss != 0
         c.divergence = divergence
         c.target_logits = target_logits
         if domain is not None:

@@ -514,6 +514,7 @@ class Rows(_Pickles, RowsGate):
             soft=soft,
             across=across,
             temperature=given.get("temperature", 1.0),
+            z_loss=given.get("z_loss", 0.0),
             divergence=self.divergence,
             target_logits=given.get("from_logits", 0.0) != 0,
         )

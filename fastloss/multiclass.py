@@ -46,12 +46,14 @@ def _cross_entropy(
     class_weight: Any,
     label_smoothing: Any,
     temperature: Any,
+    z_loss: Any,
     class_mask: Any,
 ) -> Any:
     kept = _kept(z, class_mask)
     mass = _masses(kept, target, class_weight, label_smoothing)
     total = m.log(sum(m.exp(z[k] / temperature) for k in kept))
-    return sum(mass[k] * (total - z[k] / temperature) for k in kept)
+    loss = sum(mass[k] * (total - z[k] / temperature) for k in kept)
+    return loss + z_loss * total * total * sum(mass.values())
 
 
 def _cross_entropy_terms(
@@ -61,17 +63,29 @@ def _cross_entropy_terms(
     class_weight: Any,
     label_smoothing: Any,
     temperature: Any,
+    z_loss: Any,
     class_mask: Any,
 ) -> Any:
     # With soft or smoothed targets the gradient is the difference of the mass's share and the mass.
-    if np.ndim(target) == 0 and label_smoothing == 0:
+    # The logarithm of the sum is known to the last digit of the largest logit.
+    if np.ndim(target) == 0 and label_smoothing == 0 and z_loss == 0:
         return None, None, None
     kept = _kept(z, class_mask)
     mass = _masses(kept, target, class_weight, label_smoothing)
     e = {k: m.exp(z[k] / temperature) for k in kept}
-    scale = sum(mass.values()) / sum(e.values())
-    grad = [max(mass[k], e[k] * scale) / temperature if k in e else 0 for k in range(len(z))]
-    return None, grad, None
+    total, all_mass = sum(e.values()), sum(mass.values())
+    largest = max(abs(z[k]) for k in kept) / temperature + 1
+    log_total = abs(m.log(total))
+    first = all_mass * max(1, 2 * z_loss * largest, 2 * z_loss * log_total)
+    grad, hess = [], []
+    for k in range(len(z)):
+        p = e[k] / total if k in e else 0 * total
+        grad.append(max(mass.get(k, 0), p * first) / temperature)
+        second = max(first * p * (1 - p), 2 * z_loss * all_mass * p * p)
+        hess.append(second / temperature**2)
+    if z_loss == 0:
+        return None, grad, None
+    return z_loss * all_mass * log_total * largest, grad, hess
 
 
 @loss(
@@ -82,11 +96,12 @@ def _cross_entropy_terms(
     naive=_cross_entropy,
     terms=_cross_entropy_terms,
     torch=Elsewhere(
-        "cross_entropy", {"class_weight": "weight", "temperature": None, "class_mask": None}
+        "cross_entropy",
+        {"class_weight": "weight", "temperature": None, "z_loss": None, "class_mask": None},
     ),
     sklearn=Elsewhere(
         "HalfMultinomialLoss",
-        dict.fromkeys(("class_weight", "label_smoothing", "temperature", "class_mask")),
+        dict.fromkeys(("class_weight", "label_smoothing", "temperature", "z_loss", "class_mask")),
     ),
 )
 def cross_entropy(
@@ -97,6 +112,7 @@ def cross_entropy(
     class_weight: PerClass = None,
     label_smoothing: Fraction = 0.0,
     temperature: Positive = 1.0,
+    z_loss: NonNegative = 0.0,
     class_mask: ClassMask = None,
     ignore_index: int | None = None,
     axis: int = -1,
@@ -120,6 +136,9 @@ def cross_entropy(
         The share s of each target that is spread evenly: t becomes t (1 - s) + s / K.
     temperature : float, optional
         What divides the logits, before everything else. The gradient is that in `pred`.
+    z_loss : float, optional
+        Adds this times the square of log sum exp, which keeps that near 0. It is weighed like the
+        sample's loss, by class weights too.
     class_mask : array_like of bool, optional
         True is kept: one per class, or of pred's shape. A class that is left out is as if its logit
         were -inf: no part of the sum, gradient 0, and no share of `label_smoothing`. It can't be a
@@ -154,7 +173,7 @@ def cross_entropy(
     return run(
         pred,
         target,
-        (temperature,),
+        (temperature, z_loss),
         class_weight=class_weight,
         label_smoothing=label_smoothing,
         class_mask=class_mask,

@@ -346,4 +346,6 @@ def soft_targets(
         t[::2] *= rng.random((t[::2]).shape) < 0.5
     t[::3] = near[::3]
     t = t.astype(pred.dtype)
-    return np.where(abs(t) < np.finfo(t.dtype).tiny, 0, t)  # kernels count subnormal numbers as 0
+    # Subnormal numbers count as 0, also as a part of what is not: no last digit may be one.
+    info = np.finfo(t.dtype)
+    return np.where(abs(t) < info.tiny / info.eps, 0, t)

@@ -92,6 +92,28 @@ def test_pytorch_ignores_labels_and_images_have_their_classes_on_axis_1(torch, r
     assert_torch_agrees(torch, theirs, ours.bind(axis=1), pred, target, reduction)
 
 
+@reductions
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_pytorch_composed_options_of_cross_entropy(torch, reduction, soft):
+    mask = np.array([True, True, False, True, True])
+
+    def theirs(z, y, reduction):
+        z = (z / 0.7).masked_fill(~torch.tensor(mask), -torch.inf)
+        lse = torch.logsumexp(z, -1)
+        if soft:
+            nll = -torch.where(y == 0, 0, y * torch.log_softmax(z, -1).nan_to_num()).sum(-1)
+            value = nll + 0.1 * lse**2 * y.sum(-1)
+        else:
+            nll = torch.nn.functional.cross_entropy(z, y, reduction="none")
+            value = nll + 0.1 * lse**2
+        return {"none": value, "mean": value.mean(), "sum": value.sum()}[reduction]
+
+    ours = fl.cross_entropy.bind(temperature=0.7, class_mask=mask, z_loss=0.1)
+    pred, target = inputs(fl.cross_entropy, (40,), classes=5, soft=soft)
+    target = target * mask if soft else np.where(target == 2, 0, target)
+    assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
+
+
 @pytest.mark.parametrize("reduction", ["batchmean", "sum"])
 @pytest.mark.parametrize("temperature", [1.0, 2.5])
 @pytest.mark.parametrize("from_logits", [False, True])

@@ -57,6 +57,7 @@ cdef extern from "call.h" nogil:
         double scale
         double smoothing
         double temperature
+        double z_loss
         double low
         double high
         int64_t ignored
@@ -76,6 +77,7 @@ cdef extern from "call.h" nogil:
         int lanes
         int stored
         int double_buffered
+        int spread
         int divergence
         int target_logits
         int bad

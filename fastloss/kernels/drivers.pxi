@@ -185,7 +185,7 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
         y[i] = y[i] if keep & inside else 0
     if bad:
         c.bad = 1
-    if c.extra.data and c.smoothing == 0:
+    if c.extra.data and not c.spread:
         # With smoothing a class of weight 0 still pays for the others: only the mean's denominator
         # sees its weight.
         for i in range(n):
@@ -218,7 +218,7 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
             row_weights(row_weight, label, c, at + j, take, tag)
             for i in range(take):
                 w[j + i] = <T>row_weight[i]
-            if c.extra.data and c.smoothing != 0 and not c.soft:
+            if c.extra.data and c.spread and not c.soft:
                 for i in range(take):
                     if row_weight[i] != 0:
                         gather(&class_weight, &c.extra, label[i], 1)
@@ -419,7 +419,7 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     # Steps [step, step + steps) of a unit's logits (or its target's); the label's is taken out
     # (-inf), as is padding. Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
-    cdef bint take_out = not c.soft and c.smoothing == 0
+    cdef bint take_out = not c.soft and not c.spread
     cdef bint masked = c.class_mask.data != NULL and op == &c.pred
     cdef T[BLOCK] keep
     cdef const char* src
@@ -507,7 +507,7 @@ cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
             if adjacent(&c.target, <T>0):
                 fl_near(src + BLOCK * sizeof(T), cols * sizeof(T))
             load(u, src, c.target.step, cols, c.target.code)
-    if c.smoothing != 0:
+    if c.spread:
         if c.class_mask.data:  # evenly over the classes kept
             load_mask(spread, c, row, n, step, steps)
             for i in range(steps * LANES):
@@ -518,7 +518,7 @@ cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
             for i in range(steps * LANES):
                 spread[i] = one
     if c.soft:
-        if c.smoothing != 0:
+        if c.spread:
             for i in range(steps * LANES):
                 u[i] = u[i] * keep + spread[i]
     else:
@@ -655,7 +655,7 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
     cdef Py_ssize_t step, steps, i
-    cdef bint soft = (c.soft or c.smoothing != 0) and not c.divergence
+    cdef bint soft = (c.soft or c.spread) and not c.divergence
     cdef const T* by = cooling(c, ws, tag)
     cdef bint split = soft or by != NULL or c.order == 2
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
@@ -722,7 +722,7 @@ cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Ro
     cdef T* tops = e + steps_of(c) * LANES
     cdef T* into = <T*>ws.loss
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
-    cdef bint soft = (c.soft or c.smoothing != 0) and not c.divergence
+    cdef bint soft = (c.soft or c.spread) and not c.divergence
     cdef const T* by = cooling(c, ws, tag)
     cdef bint split = soft or by != NULL or c.order == 2
     cdef bint keep = c.stored and (c.order or c.divergence)
@@ -1012,17 +1012,23 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
-    if c.soft or c.smoothing != 0:
+    if c.soft or c.spread:
         for i in range(n):
             if c.divergence:
                 s.loss[i] = s.dot[i]
             else:
-                s.loss[i] = s.dot[i] / c.temperature + s.mass[i] * fl_log1p_f64(s.others[i])
+                log_sum = fl_log1p_f64(s.others[i])
+                s.loss[i] = s.dot[i] / c.temperature + s.mass[i] * log_sum
             if s.top[i] == -INFINITY:
                 s.loss[i] = s.mass[i] = NAN
             if c.divergence != FL_ANY_DIVERGENCE:
                 s.first[i] = s.mass[i]
                 s.second[i] = 0
+            if c.z_loss != 0:  # a multiple of (m + log S)^2
+                log_sum += s.top[i] / c.temperature
+                s.second[i] = 2 * c.z_loss * s.mass[i]
+                s.first[i] += s.second[i] * log_sum
+                s.loss[i] += 0.5 * s.second[i] * log_sum * log_sum
         return
     for i in range(n):  # the log-odds against the label, in two parts
         ahead = s.top[i] - s.label_logit[i]
@@ -1092,7 +1098,7 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
         scaled(False, True, e, steps, ws, grad)
     else:
         scaled(False, False, e, steps, ws, grad)
-    if c.soft or c.smoothing != 0:
+    if c.soft or c.spread:
         target_mass(c, ws, s, j, n, step, steps, u)
         for lane in range(n, LANES):
             scale[lane] = scale[0]
@@ -1124,7 +1130,7 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
             steps = min(<Py_ssize_t>STEPS, cols - step)
             write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
-        if not c.soft and c.smoothing == 0:
+        if not c.soft and not c.spread:
             if cols == c.classes and c.order == 1:
                 for lane in range(s.n):
                     grad[s.y[lane] * LANES + lane] = 0 - first[lane]
@@ -1184,7 +1190,7 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
             e = <const T*>ws.loss
         factors(c, ws, s, j, 1, share, tag)
         write_block(c, ws, s, j, 1, step, steps, e, grad)
-        if not c.soft and c.smoothing == 0 and 0 <= k < cols:
+        if not c.soft and not c.spread and 0 <= k < cols:
             grad[k] = 0 - (<T*>ws.first)[0]
             hess[k] = (<T*>ws.second)[0]
     if c.grad.data:
@@ -1220,7 +1226,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s.row = at
         s.n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, s.n, tag)
-        if c.class_mask.data and c.smoothing != 0:
+        if c.class_mask.data and c.spread:
             count_kept(c, ws, s, tag)
         if c.lanes:
             z = reduce_lanes(c, ws, s, tag)
