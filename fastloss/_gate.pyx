@@ -493,7 +493,8 @@ cdef class RowsGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and class_weight is None and class_mask is None and no_threads(num_threads)
+                and out is None and class_weight is None and class_mask is None
+                and no_threads(num_threads)
                 and self.neutral(values) and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
                 and (ignore_index is None

@@ -712,8 +712,8 @@ cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Ro
                          T tag) noexcept nogil:
     # The sums of a row into s, in one pass: the maximum is that of the blocks so far. e gets
     # exp(z - this maximum), and the maxima behind. With each block one of the rows before these is
-    # written, so that memory works both ways while the arithmetic goes on. Returns the last block of
-    # logits.
+    # written, so that memory works both ways while the arithmetic goes on. Returns the last block
+    # of logits.
     cdef Py_ssize_t row = s.row + j
     cdef T* e = <T*>s.e + (j * c.unit if c.stored else 0)
     cdef T* block = <T*>ws.pred

@@ -65,9 +65,9 @@ cdef extern from "lanes.h" nogil:
     void fl_add_up_f64(const double*, Py_ssize_t, double*)
     void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
     void fl_add_in_double_f64(const double*, Py_ssize_t, double*)
-    void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*, const double*,
-                       Py_ssize_t, const double*, const double*, const double*, const double*,
-                       const double*, const double*, const double*)
+    void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*,
+                       const double*, Py_ssize_t, const double*, const double*, const double*,
+                       const double*, const double*, const double*, const double*)
     void fl_shares_f64(double*, const double*, Py_ssize_t, const double*, const double*,
                        const double*)
     void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
