@@ -137,7 +137,7 @@ typedef struct {
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
-    /* total += x. */                                                                              \
+    /* total += x, which may be inf. */                                                            \
     FL_INLINE void fl_add_up_##S(const T *restrict x, ptrdiff_t steps, double *restrict total) {   \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0};                                                                \
@@ -147,6 +147,10 @@ typedef struct {
                     lane[l] += x[l];                                                               \
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 FL_FLUSH(T, total, lane);                                                          \
+            for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                    \
+                double lost = total[FL_LANES + l];                                                 \
+                total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                            \
+            }                                                                                      \
         }                                                                                          \
     }                                                                                              \
     /* total += x, with all the digits: what an addition loses is behind the total. */             \
@@ -276,7 +280,8 @@ typedef struct {
 #define FL_FOLD(half)                                                                              \
     for (int l = 0; l < half; ++l) {                                                               \
         double a = x[l], b = x[l + half], sum = a + b, v = sum - a;                                \
-        x[FL_LANES + l] += x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v));                   \
+        double lost = x[FL_LANES + l] + (x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v)));    \
+        x[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0; /* beyond the finite numbers */        \
         x[l] = sum;                                                                                \
     }
 FL_INLINE double fl_settled(double *restrict x, double less) {

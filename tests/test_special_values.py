@@ -423,3 +423,48 @@ def test_infinite_and_nan_weights_do_not_warn(loss):
     assert_array_equal(np.isnan(value), bad)
     assert np.isnan(loss(pred, target, sample_weight=np.where(bad, np.nan, 1.0)))
     assert loss(pred, target, sample_weight=np.where(bad, inf, 1.0), reduction="sum") == inf
+
+
+# Divergences
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("loss", [fl.kl_div_with_logits, fl.js_divergence_with_logits])
+def test_divergences_of_classes_that_are_not_there(dtype, classes, loss):
+    pred, target = inputs(loss, (20,), dtype, classes)
+    target[:10, 0] = 0  # 0 log 0 is 0
+    target[:10] /= target[:10].sum(1, keepdims=True)
+    pred[:, 0] = -inf
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    assert np.isfinite(grad).all() and np.isfinite(hess).all()
+    assert_array_equal(grad[:10, 0], 0)
+    assert_array_equal(hess[:, 0], 0)
+    if loss is fl.kl_div_with_logits:
+        assert_array_equal(value == inf, np.arange(20) >= 10)
+        assert_array_equal(grad[:, 0], -target[:, 0])
+    else:
+        assert (value <= np.log(2) * (1 + 1e-6)).all()
+    want = loss(pred[:10, 1:], target[:10, 1:], reduction="none")
+    assert_allclose(value[:10], want, 1e-5, 1e-7 if dtype is np.float32 else 1e-15)
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("loss", [fl.kl_div_with_logits, fl.js_divergence_with_logits])
+def test_a_divergence_is_never_negative_and_0_of_the_same(dtype, classes, loss):
+    pred, _ = inputs(loss, (50,), dtype, classes)
+    same = loss.value_and_grad(pred, pred, from_logits=True, reduction="none")
+    assert (0 <= same[0]).all() and (same[0] <= 10 * np.finfo(dtype).eps ** 2).all()
+    near = (pred * (1 + np.logspace(-9, -1, 50)[:, None])).astype(dtype)
+    for shift in (0, 1000):
+        assert (loss(pred, near + dtype(shift), from_logits=True, reduction="none") >= 0).all()
+
+
+def test_close_logits_keep_their_digits():
+    pred = np.array([[0.0, 0.0]])
+    for d in (1e-3, 1e-6, 1e-9, 1e-12):
+        value = fl.kl_div_with_logits(pred, [[d, -d]], from_logits=True)
+        assert_allclose(value, d**2 / 2, d**2 + 1e-14)
+        value = fl.js_divergence_with_logits(pred, [[d, -d]], from_logits=True)
+        assert_allclose(value, d**2 / 8, d**2 + 1e-9)
