@@ -32,7 +32,13 @@ from fastloss.counts import (
     poisson_nll_loss,
     tweedie_loss,
 )
-from fastloss.distributions import elbo_loss, kl_div, kl_div_with_probs
+from fastloss.distributions import (
+    elbo_loss,
+    js_divergence_with_logits,
+    kl_div,
+    kl_div_with_logits,
+    kl_div_with_probs,
+)
 from fastloss.embedding import (
     contrastive_loss,
     cosine_distance_loss,
@@ -131,8 +137,10 @@ __all__ = [
     "hinge_embedding_loss",
     "hinge_loss",
     "huber_loss",
+    "js_divergence_with_logits",
     "kernels",
     "kl_div",
+    "kl_div_with_logits",
     "kl_div_with_probs",
     "l1_loss",
     "l1_penalty",

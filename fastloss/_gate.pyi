@@ -25,6 +25,10 @@ class Job:
         ignore_index: int | None = ...,
         soft: bool = ...,
         across: bool = ...,
+        temperature: float = ...,
+        z_loss: float = ...,
+        divergence: int = ...,
+        target_logits: bool = ...,
     ) -> None: ...
     @property
     def ranges(self) -> int: ...

@@ -70,6 +70,10 @@ cdef fl_driver* driver_of(str name, int* form) except NULL:
     form[0] = FORMS.index(name)
     return DRIVERS.terms
 
+OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
+# The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
+NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0}
+
 
 cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # Cuts the call into ranges; returns the bytes a thread needs to work in. Rows are taken side by
@@ -83,7 +87,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
             steps = (c.classes + LANES - 1) // LANES
             c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
         unit = c.unit * item
-        c.stored = unit <= SCRATCH
+        # What a divergence's gradient is made of is computed again.
+        c.stored = unit <= SCRATCH and (c.lanes or c.divergence != FL_ANY_DIVERGENCE)
         if c.lanes:
             c.group = LANES
         elif not c.stored:
@@ -101,7 +106,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # logits besides its exponentials.
     if not c.lanes:
         unit *= c.group
-    c.double_buffered = (c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+    c.double_buffered = ((c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+                         and c.divergence != FL_ANY_DIVERGENCE)
     return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
 
 
@@ -146,7 +152,8 @@ cdef class Job:
 
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
-                 ignore_index=None, bint soft=False, bint across=False):
+                 ignore_index=None, bint soft=False, bint across=False, double temperature=1,
+                 double z_loss=0, int divergence=0, bint target_logits=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -161,6 +168,11 @@ cdef class Job:
         c.extra_value = extra_value
         c.smoothing = smoothing
         c.soft = soft
+        c.temperature = temperature
+        c.z_loss = z_loss
+        c.spread = smoothing != 0 or z_loss != 0
+        c.divergence = divergence
+        c.target_logits = target_logits
         if domain is not None:
             c.bounded = True
             c.low, c.high, c.ends_only, c.open = domain
@@ -184,7 +196,7 @@ cdef class Job:
         cdef fl_operand* op
         cdef int slot, outer, n = 0
         cdef Py_ssize_t shape, stride
-        slot = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess").index(name)
+        slot = OPERANDS.index(name)
         op = &self.call.pred + slot  # the operands come first in fl_call, in this order
         self.kept.append(array)
         op.data = <char*>cnp.PyArray_DATA(array)
@@ -282,6 +294,7 @@ cdef class Gate:
     cdef bint plain_mean, plain_sum, optional_array, labels
     cdef fl_driver* drivers
     cdef int form
+    cdef double[4] knob_neutral
 
     def __init__(self, loss, str results, dict defaults):
         cdef int i
@@ -309,6 +322,9 @@ cdef class Gate:
             self.knob_open[i] = scalars[i].check.open
             self.knob_optional[i] = scalars[i].optional
             self.knob_zero[i] = scalars[i].check.contains(0)
+        names = [name for name, knob in loss.knobs.items() if knob.scalar]
+        for i in range(self.n_knobs):
+            self.knob_neutral[i] = NEUTRAL.get(names[i], NAN)
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
@@ -372,6 +388,7 @@ cdef class Gate:
         c.size = size
         c.order = self.order
         c.block = <fl_block>self.block
+        c.temperature = 1
         c.partial = &partial
         c.extra_value = extra
         for i in range(self.n_knobs):
@@ -491,9 +508,17 @@ cdef class PairsGate(Gate):
 
 
 cdef class RowsGate(Gate):
+    cdef inline bint neutral(self, const double* knobs) noexcept:
+        # Whether the knobs are none of a row's options, or leave the row as it is.
+        cdef int i
+        for i in range(self.n_knobs):
+            if self.knob_neutral[i] == self.knob_neutral[i] and knobs[i] != self.knob_neutral[i]:
+                return False
+        return True
+
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
-                 ignore_index=None, axis=-1, sample_weight=None, mask=None, reduction=None,
-                 normalizer=None, out=None, num_threads=None, **unknown):
+                 ignore_index=None, axis=-1, class_mask=None, sample_weight=None, mask=None,
+                 reduction=None, normalizer=None, out=None, num_threads=None, **unknown):
         cdef double[4] values
         if unknown:
             raise self.loss.unknown(unknown)
@@ -501,8 +526,9 @@ cdef class RowsGate(Gate):
         if (self.labels
                 and sample_weight is None and mask is None and reduction is None
                 and normalizer is None
-                and out is None and class_weight is None and no_threads(num_threads)
-                and (self.plain_mean or self.plain_sum)
+                and out is None and class_weight is None and class_mask is None
+                and no_threads(num_threads)
+                and self.neutral(values) and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
                 and (ignore_index is None
                      or type(ignore_index) is int and -2**62 < ignore_index < 2**62)
@@ -521,5 +547,5 @@ cdef class RowsGate(Gate):
         return self.general(
             pred, target, tuple([values[i] for i in range(self.n_knobs)]),
             class_weight=class_weight, label_smoothing=label_smoothing, ignore_index=ignore_index,
-            axis=axis, sample_weight=sample_weight, mask=mask, reduction=reduction,
-            normalizer=normalizer, out=out, num_threads=num_threads)
+            axis=axis, class_mask=class_mask, sample_weight=sample_weight, mask=mask,
+            reduction=reduction, normalizer=normalizer, out=out, num_threads=num_threads)

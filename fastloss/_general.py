@@ -158,14 +158,24 @@ class Call(Checks):
         return ValueError(f"{self.name}: {name}[{index}] = {value} is not in {domain}")
 
     def not_a_label(
-        self, classes: int, ignored: int | None, weight: Array | None, mask: Array | None
+        self,
+        classes: int,
+        ignored: int | None,
+        weight: Array | None,
+        mask: Array | None,
+        masked: Array | None = None,
     ) -> Exception:
-        """The error for a target that is no label."""
+        """The error for a target that is no label; `masked` has those of masked classes, or -1."""
 
         def bad(y: Any) -> Any:
             return ((y < 0) | (y >= classes)) & (True if ignored is None else y != ignored)
 
         index, value = self.first_bad(self.target, bad, weight, mask)
+        if index == "?" and masked is not None:
+            index, value = self.first_bad(masked, lambda y: y >= 0, weight, mask)
+            return ValueError(
+                f"{self.name}: target[{index}] = {value} is a class that class_mask leaves out"
+            )
         return ValueError(
             f"{self.name}: target[{index}] = {value} is not a class label: expected "
             f"0 <= label < {classes} (labels to skip: ignore_index={value})"
@@ -333,6 +343,9 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
             done[name] = loss.check_knob(name, value)
         elif name in ("axis", "ignore_index"):
             done[name] = integer(loss, name, value)
+        elif name == "class_mask":
+            done[name] = np.array(_class_mask(loss.name, value))
+            done[name].flags.writeable = False
         else:
             done[name] = np.array(per_class_array(loss, name, value))
             done[name].flags.writeable = False
@@ -351,6 +364,13 @@ def per_class_array(loss: Any, name: str, x: Any) -> Array:
         raise ValueError(
             f"{loss.name}: {name}: expected numbers in {domain}, got {name}{index} = {a[bad][0]}"
         )
+    return a
+
+
+def _class_mask(loss: str, x: Any) -> Array:
+    a = array(loss, "class_mask", x)
+    if a.dtype.kind != "b":
+        raise TypeError(f"{loss}: class_mask: expected bool, got {a.dtype}")
     return a
 
 
@@ -753,6 +773,7 @@ class Rows(_Pickles, RowsGate):
     counted: ClassVar[bool] = True  # `class_weight` enters the mean's denominator
     options: ClassVar[tuple[str, ...]] = ("class_weight", "label_smoothing", "ignore_index", "axis")
     constant_options: ClassVar[tuple[str, ...]] = ("n_classes",)
+    divergence: ClassVar[int] = 0
     checked = staticmethod(_checked)
 
     def general(
@@ -765,6 +786,7 @@ class Rows(_Pickles, RowsGate):
         label_smoothing: Any,
         ignore_index: Any,
         axis: Any,
+        class_mask: Any,
         sample_weight: Any,
         mask: Any,
         reduction: str | None,
@@ -795,6 +817,7 @@ class Rows(_Pickles, RowsGate):
         soft = call.target.ndim == ndim or not self.loss.domain.labels
         self._check_target(call, axis, soft, ignore_index)
         weights = self._per_class(call, class_weight, classes)
+        kept = self._class_mask(call, class_mask, axis)
         weight, keep = call.weight("sample_weight", sample_weight), call.weight("mask", mask)
         reduction = call.reduction(reduction, normalizer)
         threads = call.threads(num_threads)
@@ -804,6 +827,7 @@ class Rows(_Pickles, RowsGate):
             "sample_weight": sample_weight,
             "mask": mask,
             "class_weight": weights,
+            "class_mask": kept,
         }
         arrays = call.outputs(self.results, out, reduction, inputs, {"g": "pred"})
         domain = self.loss.domain
@@ -811,6 +835,8 @@ class Rows(_Pickles, RowsGate):
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
+        scalars = [name for name, knob in self.loss.knobs.items() if knob.scalar]
+        given = dict(zip(scalars, knobs, strict=True))
         job = Job(
             wide=call.dtype.itemsize == 8,
             order=2 if "h" in arrays else 1 if "g" in arrays else 0,
@@ -823,6 +849,10 @@ class Rows(_Pickles, RowsGate):
             ignore_index=ignore_index,
             soft=soft,
             across=across,
+            temperature=given.get("temperature", 1.0),
+            z_loss=given.get("z_loss", 0.0),
+            divergence=self.divergence,
+            target_logits=given.get("from_logits", 0.0) != 0,
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
         operands = {
@@ -833,6 +863,7 @@ class Rows(_Pickles, RowsGate):
             "weight": weight,
             "mask": keep,
             "loss": arrays.get("l"),
+            "class_mask": kept,
         }
         for name, a in operands.items():
             if a is None:
@@ -857,7 +888,13 @@ class Rows(_Pickles, RowsGate):
                     f"[{domain.low:g}, {domain.high:g}]"
                 )
 
-            raise call.not_a_label(classes, ignore_index, weight, keep)
+            masked = None
+            if kept is not None:
+                labels = np.where(call.target < classes, call.target, 0).astype(np.intp).clip(0)
+                of_label = np.take_along_axis(kept, np.expand_dims(labels, axis), axis)
+                counts = True if ignore_index is None else call.target != ignore_index
+                masked = np.where(counts & ~of_label.squeeze(axis), labels, -1)
+            raise call.not_a_label(classes, ignore_index, weight, keep, masked)
 
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
@@ -975,6 +1012,20 @@ class Rows(_Pickles, RowsGate):
             raise call.fail(ValueError, name, f"expected shape ({classes},), got {a.shape}")
         return a
 
+    def _class_mask(self, call: Call, x: Any, axis: int) -> Array | None:
+        if x is None:
+            return None
+        a, shape = _class_mask(call.name, x), call.pred.shape
+        if a.shape == shape[axis : axis + 1]:
+            a = a.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+        elif a.shape != shape:
+            raise call.fail(
+                ValueError,
+                "class_mask",
+                f"expected shape ({shape[axis]},) or pred's {shape}, got {a.shape}",
+            )
+        return np.broadcast_to(a, shape)
+
 
 class RowTerms(Rows):
     """Row losses that are sums of a term of each class; of a label, of its class alone."""
@@ -1005,3 +1056,15 @@ class RowRival(Rows):
     """Row losses of the largest of the other classes and the label."""
 
     driver: ClassVar[str] = "rival"
+
+
+class KullbackLeibler(Rows):
+    """The divergence of a row's softmax from a distribution, with the gradient of cross-entropy."""
+
+    divergence: ClassVar[int] = 1
+
+
+class Divergences(Rows):
+    """Any other divergence of a row's softmax from a distribution: a sum over the classes."""
+
+    divergence: ClassVar[int] = 2

@@ -100,6 +100,7 @@ Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
 Fraction = Annotated[float, Interval(0, 1)]
 Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
+ClassMask = Annotated[ArrayLike | None, "class mask"]  # booleans, per class or of pred's shape
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,7 @@ SCALES = Domain(0, open=True)
 SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities", labels=True, shares=True)
 LABELS = Domain(label="class labels", labels=True)
+DISTRIBUTIONS = Domain(label="class probabilities", shares=True)
 CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
 LABELS_OR_CHANCES = Domain(
     0, 1, label="class labels or class probabilities in [0, 1]", labels=True, shares=True

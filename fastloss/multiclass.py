@@ -14,6 +14,7 @@ from fastloss._loss import (
     LABELS,
     LABELS_OR_CHANCES,
     UNIT,
+    ClassMask,
     Common,
     Elsewhere,
     Fraction,
@@ -21,33 +22,72 @@ from fastloss._loss import (
     NonNegative,
     Outputs,
     PerClass,
+    Positive,
     loss,
 )
 
 
-def _masses(k: int, target: Any, class_weight: Any, label_smoothing: Any) -> list[Any]:
-    weight = [1] * k if class_weight is None else class_weight
+def _masses(
+    kept: list[int], target: Any, class_weight: Any, label_smoothing: Any
+) -> dict[int, Any]:
     if np.ndim(target) == 0:
-        target = [1 if j == target else 0 for j in range(k)]
-    return [weight[j] * (target[j] * (1 - label_smoothing) + label_smoothing / k) for j in range(k)]
+        target = {j: 1 if j == target else 0 for j in kept}
+    spread = label_smoothing / len(kept)
+    masses = {j: target[j] * (1 - label_smoothing) + spread for j in kept}
+    return masses if class_weight is None else {j: class_weight[j] * masses[j] for j in kept}
 
 
-def _cross_entropy(m: Any, z: Any, target: Any, class_weight: Any, label_smoothing: Any) -> Any:
-    mass = _masses(len(z), target, class_weight, label_smoothing)
-    total = m.log(sum(m.exp(z_k) for z_k in z))
-    return sum(u * (total - z_k) for u, z_k in zip(mass, z, strict=True))
+def _kept(z: Any, class_mask: Any) -> list[int]:
+    return [k for k in range(len(z)) if class_mask is None or class_mask[k]]
+
+
+def _cross_entropy(
+    m: Any,
+    z: Any,
+    target: Any,
+    class_weight: Any,
+    label_smoothing: Any,
+    temperature: Any,
+    z_loss: Any,
+    class_mask: Any,
+) -> Any:
+    kept = _kept(z, class_mask)
+    mass = _masses(kept, target, class_weight, label_smoothing)
+    total = m.log(sum(m.exp(z[k] / temperature) for k in kept))
+    loss = sum(mass[k] * (total - z[k] / temperature) for k in kept)
+    return loss + z_loss * total * total * sum(mass.values())
 
 
 def _cross_entropy_terms(
-    m: Any, z: Any, target: Any, class_weight: Any, label_smoothing: Any
+    m: Any,
+    z: Any,
+    target: Any,
+    class_weight: Any,
+    label_smoothing: Any,
+    temperature: Any,
+    z_loss: Any,
+    class_mask: Any,
 ) -> Any:
     # With soft or smoothed targets the gradient is the difference of the mass's share and the mass.
-    if np.ndim(target) == 0 and label_smoothing == 0:
+    # The logarithm of the sum is known to the last digit of the largest logit.
+    if np.ndim(target) == 0 and label_smoothing == 0 and z_loss == 0:
         return None, None, None
-    mass = _masses(len(z), target, class_weight, label_smoothing)
-    scale = sum(mass) / sum(m.exp(z_k) for z_k in z)
-    shares = [m.exp(z_k) * scale for z_k in z]
-    return None, [max(u, s) for u, s in zip(mass, shares, strict=True)], None
+    kept = _kept(z, class_mask)
+    mass = _masses(kept, target, class_weight, label_smoothing)
+    e = {k: m.exp(z[k] / temperature) for k in kept}
+    total, all_mass = sum(e.values()), sum(mass.values())
+    largest = max(abs(z[k]) for k in kept) / temperature + 1
+    log_total = abs(m.log(total))
+    first = all_mass * max(1, 2 * z_loss * largest, 2 * z_loss * log_total)
+    grad, hess = [], []
+    for k in range(len(z)):
+        p = e[k] / total if k in e else 0 * total
+        grad.append(max(mass.get(k, 0), p * first) / temperature)
+        second = max(first * p * (1 - p), 2 * z_loss * all_mass * p * p)
+        hess.append(second / temperature**2)
+    if z_loss == 0:
+        return None, grad, None
+    return z_loss * all_mass * log_total * largest, grad, hess
 
 
 @loss(
@@ -57,8 +97,14 @@ def _cross_entropy_terms(
     formula=r"\log \sum_k e^{z_k} - z_y",
     naive=_cross_entropy,
     terms=_cross_entropy_terms,
-    torch=Elsewhere("cross_entropy", {"class_weight": "weight"}),
-    sklearn=Elsewhere("HalfMultinomialLoss", {"class_weight": None, "label_smoothing": None}),
+    torch=Elsewhere(
+        "cross_entropy",
+        {"class_weight": "weight", "temperature": None, "z_loss": None, "class_mask": None},
+    ),
+    sklearn=Elsewhere(
+        "HalfMultinomialLoss",
+        dict.fromkeys(("class_weight", "label_smoothing", "temperature", "z_loss", "class_mask")),
+    ),
     link="multilogit",
     constant=_optimum.log_frequencies,
 )
@@ -69,6 +115,9 @@ def cross_entropy(
     *,
     class_weight: PerClass = None,
     label_smoothing: Fraction = 0.0,
+    temperature: Positive = 1.0,
+    z_loss: NonNegative = 0.0,
+    class_mask: ClassMask = None,
     ignore_index: int | None = None,
     axis: int = -1,
     **common: Unpack[Common],
@@ -89,6 +138,15 @@ def cross_entropy(
         One weight per class, not negative. For labels it enters the mean's denominator.
     label_smoothing : float, optional
         The share s of each target that is spread evenly: t becomes t (1 - s) + s / K.
+    temperature : float, optional
+        What divides the logits, before everything else. The gradient is that in `pred`.
+    z_loss : float, optional
+        Adds this times the square of log sum exp, which keeps that near 0. It is weighed like the
+        sample's loss, by class weights too.
+    class_mask : array_like of bool, optional
+        True is kept: one per class, or of pred's shape. A class that is left out is as if its logit
+        were -inf: no part of the sum, gradient 0, and no share of `label_smoothing`. It can't be a
+        label, and the loss is inf where it has a probability.
     ignore_index : int, optional
         The label of samples to leave out, such as -100.
     axis : int, optional
@@ -98,8 +156,8 @@ def cross_entropy(
     Raises
     ------
     ValueError, TypeError
-        For shapes that do not fit, labels out of range (the first is named), labels that are not
-        integers, an `out` that does not fit.
+        For shapes that do not fit, labels out of range or left out by `class_mask` (the first is
+        named), labels that are not integers, an `out` that does not fit.
 
     Notes
     -----
@@ -119,8 +177,10 @@ def cross_entropy(
     return run(
         pred,
         target,
+        (temperature, z_loss),
         class_weight=class_weight,
         label_smoothing=label_smoothing,
+        class_mask=class_mask,
         ignore_index=ignore_index,
         axis=axis,
         **common,
@@ -463,8 +523,8 @@ def nll_loss(
 
 
 def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) -> Any:
-    mass = _masses(len(p), target, class_weight, 0)
-    terms = zip(mass, p, strict=True)
+    mass = _masses(list(range(len(p))), target, class_weight, 0)
+    terms = zip(mass.values(), p, strict=True)
     return sum(m.where(u > 0, -u * m.log(p_k), 0 * p_k) for u, p_k in terms)
 
 

@@ -40,17 +40,22 @@ typedef struct {
 
 typedef void (*fl_block)(fl_elements *);
 enum { FL_MAX_KNOBS = 4 };
+/* A divergence is a sum over the classes of what its block makes of x = log(q / p), q and p; that of
+ * Kullback and Leibler has the gradient of cross-entropy, which is faster. */
+enum { FL_KULLBACK_LEIBLER = 1, FL_ANY_DIVERGENCE = 2 };
 
 typedef struct {
-    fl_operand pred, target, extra, weight, mask, loss, grad, hess;
+    fl_operand pred, target, extra, weight, mask, loss, grad, hess, class_mask;
     fl_block block;
-    double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, low, high;
+    double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, temperature, z_loss, low, high;
     int64_t ignored;
     ptrdiff_t size, classes, range, ranges; /* in elements or rows */
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
     double *partial;                               /* per range: the sum of its losses or weights */
     int order, stream, bounded, ends_only, open, has_ignored, soft, lanes, stored, double_buffered;
     int form; /* of rows of terms */
+    int spread; /* of rows: labels are treated as the probabilities they stand for */
+    int divergence, target_logits; /* of rows: the targets are distributions, given by logits */
     int bad; /* set (atomically) by a range that met a target out of its domain */
 } fl_call;
 

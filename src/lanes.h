@@ -11,6 +11,8 @@
 #include "vecmath.h"
 
 enum { FL_LANES = 64, FL_BLOCK = 16 * FL_LANES };
+#define FL_TINY_f32 0x1p-126f /* the smallest normal number */
+#define FL_TINY_f64 0x1p-1022
 enum { FL_ADDS = 8 }; /* in one lane, before it goes to double: 16 equal terms were 9 ulp off */
 
 /* What a thread works in: a block of each operand, and the lanes of a unit of rows. Room for
@@ -21,7 +23,8 @@ typedef struct {
     double top[FL_LANES], near[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
     double second[FL_LANES], first_up[FL_LANES], second_up[FL_LANES], one_minus[FL_LANES];
     double scale[FL_LANES];
-    double total[2 * FL_LANES], below[2 * FL_LANES], dot[FL_LANES], mass[FL_LANES];
+    double total[2 * FL_LANES], below[2 * FL_LANES], dot[2 * FL_LANES], mass[2 * FL_LANES];
+    double by[2]; /* 1 / temperature, in two parts */
 } fl_workspace; /* the exponentials of a group of rows follow */
 
 /* total[l] += lane[l], compensated (Kahan) where T is double itself: the sum of 50,000 equal terms
@@ -77,13 +80,22 @@ typedef struct {
         }                                                                                          \
         return fl_greatest_##S(lane);                                                              \
     }                                                                                              \
+    /* d / temperature for d <= 0, also -inf; high + low is 1 / temperature. */                    \
+    FL_INLINE T fl_times_##S(T d, int tempered, T high, T low) {                                   \
+        T rest = d * low;                                                                          \
+        rest = fabs(rest) < INFINITY ? rest : 0;                                                   \
+        return tempered ? FL_FMA_##S(d, high, rest) : d;                                           \
+    }                                                                                              \
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
      * the same unit. Meanwhile the memory at `ahead`, soon to be read, is brought near, to the L2 \
-     * cache: the processor's own prefetch stops at the end of a page. */                          \
+     * cache: the processor's own prefetch stops at the end of a page. (`lower += x < ... ? x : 0` \
+     * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in    \
+     * two parts, or NULL. */                                                                      \
     FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
-                                       ptrdiff_t steps, const T *restrict top,                     \
+                                       ptrdiff_t steps, const T *restrict top, const T *by,        \
                                        double *restrict total, double *restrict below,             \
                                        const char *ahead) {                                        \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                         \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
@@ -92,11 +104,12 @@ typedef struct {
                     for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                          \
                         __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);        \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
-                    T x = fl_exp_scaled_##S(z[l] - top[l]);                                        \
+                    T x = fl_exp_scaled_##S(fl_times_##S(z[l] - top[l], by != NULL, high, fine)); \
                     e[l] = x;                                                                      \
                     lane[l] += x;                                                                  \
+                    T under = x < 1 / FL_UNSCALE_##S ? x : 0;                                      \
                     if (split)                                                                     \
-                        lower[l] += x < 1 / FL_UNSCALE_##S ? x : 0;                                \
+                        lower[l] += under;                                                         \
                 }                                                                                  \
             }                                                                                      \
             for (int l = 0; l < FL_LANES; ++l)                                                     \
@@ -124,16 +137,112 @@ typedef struct {
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
+    /* total += x, which may be inf. */                                                            \
+    FL_INLINE void fl_add_up_##S(const T *restrict x, ptrdiff_t steps, double *restrict total) {   \
+        for (ptrdiff_t i = 0; i < steps;) {                                                        \
+            T lane[FL_LANES] = {0};                                                                \
+            ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
+            for (; i < end; ++i, x += FL_LANES)                                                    \
+                for (int l = 0; l < FL_LANES; ++l)                                                 \
+                    lane[l] += x[l];                                                               \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                FL_FLUSH(T, total, lane);                                                          \
+            for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                    \
+                double lost = total[FL_LANES + l];                                                 \
+                total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                            \
+            }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    /* total += x, with all the digits: what an addition loses is behind the total. */             \
+    FL_INLINE void fl_add_exactly_##S(const T *restrict x, ptrdiff_t steps,                        \
+                                      double *restrict total) {                                    \
+        for (ptrdiff_t i = 0; i < steps; ++i, x += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                double sum = total[l] + x[l], v = sum - total[l];                                  \
+                total[FL_LANES + l] -= (total[l] - (sum - v)) + (x[l] - v);                        \
+                total[l] = sum;                                                                    \
+            }                                                                                      \
+    }                                                                                              \
+    /* total += x, in double from the first. */                                                    \
+    FL_INLINE void fl_add_in_double_##S(const T *restrict x, ptrdiff_t steps,                      \
+                                        double *restrict total) {                                  \
+        for (ptrdiff_t i = 0; i < steps; ++i, x += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                total[l] += x[l];                                                                  \
+    }                                                                                              \
+    /* q = exp(t - top) times over. */                                                             \
+    FL_INLINE void fl_shares_##S(T *restrict q, const T *restrict t, ptrdiff_t steps,              \
+                                 const T *restrict top, const T *restrict over, const T *by) {     \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
+        for (ptrdiff_t i = 0; i < steps; ++i, t += FL_LANES, q += FL_LANES)                        \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
+    }                                                                                              \
+    /* What a divergence's derivatives g and h in log p make of those in the logits: g - p G, and  \
+     * (1 - p) m - p (m - p H) with m = g + h - p G. The greatest p's 1 - p is given. p, g and h    \
+     * are divided by FL_HALFWAY, so that no partial product is subnormal. */                      \
+    FL_INLINE void fl_spread_##S(int hessian, const T *restrict p, ptrdiff_t steps,                \
+                                 const T *restrict over, const T *restrict all_g,                  \
+                                 const T *restrict all_h, const T *restrict one_minus,             \
+                                 const T *restrict scale, T slope, T *restrict g, T *restrict h) { \
+        for (ptrdiff_t i = 0; i < steps; ++i, p += FL_LANES, g += FL_LANES, h += FL_LANES)         \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T of = g[l] - p[l] * all_g[l], m = h[l] + of, known = one_minus[l];                \
+                T share = p[l] * FL_HALFWAY_##S;                                                   \
+                T rest = p[l] == 1 / FL_UNSCALE_##S * over[l] ? known : 1 - share;                 \
+                g[l] = of * (FL_HALFWAY_##S * scale[l]);                                           \
+                if (hessian)                                                                       \
+                    h[l] = (rest * m - share * (m - p[l] * all_h[l]))                              \
+                           * (FL_HALFWAY_##S * scale[l]) * slope;                                  \
+            }                                                                                      \
+    }                                                                                              \
+    /* p and x = log(q / p), p = exp(z - top) / sum being the prediction and q the target. Of target\
+     * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;    \
+     * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is \
+     * exp(z - top) if that is known, or NULL. */                                                  \
+    FL_INLINE void fl_ratios_##S(int of_logits, T *restrict x, T *restrict p, const T *restrict e, \
+                                 const T *restrict z,                                              \
+                                 const T *restrict t, const T *restrict q, ptrdiff_t steps,        \
+                                 const T *restrict top, const T *restrict sum,                     \
+                                 const T *restrict over, const T *restrict t_top,                  \
+                                 const T *restrict shift, const T *restrict shift_low,             \
+                                 const T *by) {                                                    \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, q += FL_LANES, p += FL_LANES,         \
+                       x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                                               \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l], log_ratio; \
+                p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                             \
+                if (of_logits) { /* the difference of two differences, without their rounding */  \
+                    T a = t[l] - t_top[l], va = a - t[l], vd = d - z[l];                           \
+                    T low = (t[l] - (a - va)) - (t_top[l] + va);                                   \
+                    low -= (z[l] - (d - vd)) - (top[l] + vd);                                      \
+                    T apart = a - d;                                                               \
+                    va = apart - a;                                                                \
+                    low += (a - (apart - va)) - (d + va);                                          \
+                    low = by ? low * high + apart * fine : low;                                  \
+                    low = fabs(low) < INFINITY ? low : 0; /* beyond the finite numbers */          \
+                    log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]);  \
+                } else {                                                                           \
+                    share *= sum[l];                                                               \
+                    T log = fl_log_sum_##S(share, 0);                                              \
+                    log = share < INFINITY ? log : share;                                          \
+                    log_ratio = share < 0 ? NAN : (log - y) + shift_low[l];                        \
+                }                                                                                  \
+                x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                          \
+            }                                                                                      \
+    }                                                                                              \
     /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \
-     * own, so that no partial product is subnormal unless the gradient is. */                     \
+     * own, so that no partial product is subnormal unless the gradient is. `slope` is the logits'  \
+     * derivative, 1 / temperature. */                                                             \
     FL_INLINE void fl_factors_##S(                                                                 \
         ptrdiff_t n, int hessian, const double *restrict w, const double *restrict df,             \
         const double *restrict ddf, const double *restrict over, const double *restrict others,    \
-        double by, double share, T *restrict near, T *restrict factor, T *restrict inverse,        \
+        double by, double slope, double share, T *restrict near, T *restrict factor, T *restrict inverse,        \
         T *restrict first, T *restrict second, T *restrict first_up, T *restrict second_up,        \
         T *restrict one_minus, T *restrict scale) {                                                \
         for (ptrdiff_t l = 0; l < n; ++l) {                                                        \
-            double weight = w[l] * by, f = df[l] * weight * (over[l] * share);                     \
+            double weight = w[l] * by * slope, f = df[l] * weight * (over[l] * share);             \
             int large = fabs(f) > 1;                                                               \
             near[l] = (T)(FL_UNSCALE_##S * (large ? f : 1));                                       \
             factor[l] = (T)(large ? 1 : f);                                                        \
@@ -142,7 +251,7 @@ typedef struct {
         }                                                                                          \
         if (hessian)                                                                               \
             for (ptrdiff_t l = 0; l < n; ++l) {                                                    \
-                double q = over[l] * share, weight = w[l] * by;                                    \
+                double q = over[l] * share, weight = w[l] * by * slope * slope;                    \
                 inverse[l] = (T)q;                                                                 \
                 second[l] = (T)(ddf[l] * weight);                                                  \
                 first_up[l] = (T)(df[l] * weight / FL_HALFWAY_##S);                                \
@@ -167,6 +276,25 @@ typedef struct {
                     hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
             }                                                                                      \
     }
+/* The sum of FL_LANES totals, and of what is behind each, less a number. */
+#define FL_FOLD(half)                                                                              \
+    for (int l = 0; l < half; ++l) {                                                               \
+        double a = x[l], b = x[l + half], sum = a + b, v = sum - a;                                \
+        double lost = x[FL_LANES + l] + (x[FL_LANES + l + half] - ((a - (sum - v)) + (b - v)));    \
+        x[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0; /* beyond the finite numbers */        \
+        x[l] = sum;                                                                                \
+    }
+FL_INLINE double fl_settled(double *restrict x, double less) {
+    FL_FOLD(32) FL_FOLD(16) FL_FOLD(8) FL_FOLD(4) FL_FOLD(2) FL_FOLD(1)
+    return (x[0] - less) - x[FL_LANES]; /* the difference is exact where it is small */
+}
+
+/* Brings memory that is soon read to the L2 cache. */
+FL_INLINE void fl_near(const char *src, size_t bytes) {
+    for (size_t b = 0; b < bytes; b += 64)
+        __builtin_prefetch(src + b, 0, 2);
+}
+
 FL_DEFINE_LANES(float, f32)
 FL_DEFINE_LANES(double, f64)
 

@@ -24,6 +24,8 @@
 #define FL_FMAF(a, b, c) ((a) * (b) + (c))
 #define FL_FMA(a, b, c) ((a) * (b) + (c))
 #endif
+#define FL_FMA_f32 FL_FMAF
+#define FL_FMA_f64 FL_FMA
 
 /* exp(r) - 1 for abs(r) <= log(2) / 2. The polynomial's even and odd halves go side by side: the
  * processor looks ahead too short a way to find the next vector's work. */
@@ -324,24 +326,55 @@ FL_INLINE double fl_log1p_f64(double x) {
     return x < INFINITY ? y : x;
 }
 
-/* x - log(1 + x) for x >= 0: below 1 f - log1p(f) = s (f - R) of f = x itself. */
+/* x - log(1 + x) for x > -1: in [-1/2, 1) f - log1p(f) = s (f - R) of f = x itself. */
 FL_INLINE float fl_minus_log1p_f32(float x) {
     float m = 1.0f + x, c = x - (m - 1.0f), k, f = fl_log_parts_f32(m, &c, &k);
-    f = x < 1.0f ? x : f;
+    int near = (x < 1.0f) & (x >= -0.5f);
+    f = near ? x : f;
     float s = f / (2.0f + f), z = s * s, rest = s * FL_FMAF(-z, fl_atanh_rest_f32(z, 1.0f), f);
     float y = ((x - k * 6.9313812256e-01f) - f) + (rest - FL_FMAF(k, 9.0580006145e-06f, c));
-    y = x < 1.0f ? rest : y;
+    y = near ? rest : y;
     return x < INFINITY ? y : x;
 }
 
 FL_INLINE double fl_minus_log1p_f64(double x) {
     double m = 1.0 + x, c = x - (m - 1.0), k, f = fl_log_parts_f64(m, &c, &k);
-    f = x < 1.0 ? x : f;
+    int near = (x < 1.0) & (x >= -0.5);
+    f = near ? x : f;
     double s = f / (2.0 + f), z = s * s, rest = s * FL_FMA(-z, fl_atanh_rest_f64(z, 1.0), f);
     double y = ((x - k * 6.93147180369123816490e-01) - f)
                + (rest - FL_FMA(k, 1.90821492927058770002e-10, c));
-    y = x < 1.0 ? rest : y;
+    y = near ? rest : y;
     return x < INFINITY ? y : x;
+}
+
+/* exp(-x) - 1 + x for abs(x) <= 1. */
+FL_INLINE float fl_exp_excess_f32(float x) {
+    float q = -2.80628026e-6f;
+    q = FL_FMAF(q, x, 2.53585122e-5f);
+    q = FL_FMAF(q, x, -1.98381020e-4f);
+    q = FL_FMAF(q, x, 1.38853969e-3f);
+    q = FL_FMAF(q, x, -8.33333968e-3f);
+    q = FL_FMAF(q, x, 4.16667366e-2f);
+    q = FL_FMAF(q, x, -0.166666666f);
+    return FL_FMAF(q, x, 0.499999998f) * x * x;
+}
+
+FL_INLINE double fl_exp_excess_f64(double x) {
+    double q = -7.7461785930188274892e-13;
+    q = FL_FMA(q, x, 1.1639194124150522395e-11);
+    q = FL_FMA(q, x, -1.6057679623801637746e-10);
+    q = FL_FMA(q, x, 2.0874435575864274724e-9);
+    q = FL_FMA(q, x, -2.5052117695907823572e-8);
+    q = FL_FMA(q, x, 2.755733506893372671e-7);
+    q = FL_FMA(q, x, -2.7557319191381816996e-6);
+    q = FL_FMA(q, x, 0.000024801587246096816904);
+    q = FL_FMA(q, x, -0.00019841269841324197917);
+    q = FL_FMA(q, x, 0.0013888888888981404452);
+    q = FL_FMA(q, x, -0.0083333333333332993552);
+    q = FL_FMA(q, x, 0.041666666666666088346);
+    q = FL_FMA(q, x, -0.16666666666666666701);
+    return FL_FMA(q, x, 0.5000000000000000059) * x * x;
 }
 
 /* log(cosh(x)) for abs(x) <= 1. */

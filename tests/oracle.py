@@ -239,9 +239,10 @@ def ulps(got: Any, want: mpf, scale: Any = 0, *, relative: bool = False) -> floa
     if mp.isinf(want):
         return 0.0 if got == want else np.inf
     size = max(abs(want), scale)
-    if size < float(info.tiny):
+    if abs(want) < float(info.tiny):
         near = abs(mpf(got) - want) <= float(info.tiny) and mp.sign(got) in (0, mp.sign(want))
-        return 0.0 if near else np.inf
+        if near or size < float(info.tiny):
+            return 0.0 if near else np.inf
     top = mpf(2) ** int(info.maxexp)  # where the next number after the largest would be
     if np.isinf(got):
         if (got > 0) != (want > 0):
@@ -298,6 +299,8 @@ def settings(loss: Any, rng: np.random.Generator, classes: int = 0) -> list[dict
         elif name.endswith("_weight"):
             spread = [rng.uniform(0.1, 3, classes), np.arange(classes) % 3.0]
             values[name] = spread if classes else [0.0, 0.3, 1.0, 37.0]
+        elif name.endswith("_mask"):
+            values[name] = [np.arange(classes) % 3 != 1, np.arange(classes) < max(1, classes // 2)]
     single = [{name: v} for name, tried in values.items() for v in tried]
     mixed = [
         {name: tried[rng.integers(len(tried))] for name, tried in values.items()}
@@ -393,8 +396,24 @@ def rows(
     return (z + rng.choice([0, 0, 1e3, -1e4], n)[:, None] * shifted).astype(dtype)
 
 
-def soft_targets(shape: tuple[int, int], dtype: Any, rng: np.random.Generator) -> np.ndarray:
-    """Class probabilities, sparse in every other row."""
-    t = rng.dirichlet(np.full(shape[1], 0.5), shape[0]).astype(dtype)
-    t[::2] *= rng.random((t[::2]).shape) < 0.5
-    return t
+def soft_targets(
+    pred: np.ndarray, rng: np.random.Generator, *, from_logits: bool = False
+) -> np.ndarray:
+    """Class probabilities, or logits of such: of every third row close to the prediction's own.
+
+    Of the others' probabilities every other row is sparse.
+    """
+    n, classes = pred.shape
+    near = pred * (1 + rng.choice([1e-2, 1e-4, 1e-7], (n, 1)) * rng.normal(size=pred.shape))
+    if from_logits:
+        t = rows(pred.dtype, classes, rng, n)
+    else:
+        e = np.exp(near - near.max(axis=1, keepdims=True))
+        near = e / e.sum(axis=1, keepdims=True)
+        t = rng.dirichlet(np.full(classes, 0.5), n)
+        t[::2] *= rng.random((t[::2]).shape) < 0.5
+    t[::3] = near[::3]
+    t = t.astype(pred.dtype)
+    # Subnormal numbers count as 0, also as a part of what is not: no last digit may be one.
+    info = np.finfo(t.dtype)
+    return np.where(abs(t) < info.tiny / info.eps, 0, t)

@@ -73,9 +73,11 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
 
     def add(classes: int, n: int, soft: bool, **knobs: Any) -> None:
         pred = oracle.rows(dtype, classes, rng, n, loss._gate.driver != "means")
-        labels = rng.integers(classes, size=n)
-        labels[::2] = pred[::2].argmax(axis=1)
-        target = oracle.soft_targets(pred.shape, dtype, rng) if soft else labels
+        mask = knobs.get("class_mask", np.ones(classes, bool))
+        labels = rng.choice(np.flatnonzero(mask), n)
+        labels[::2] = np.where(mask, pred[::2], -np.inf).argmax(axis=1)
+        of_logits = bool(knobs.get("from_logits"))
+        target = oracle.soft_targets(pred, rng, from_logits=of_logits) * mask if soft else labels
         if loss.pred is not REAL:
             near = target if soft else labels[:, None] == np.arange(classes)
             pred = oracle.chances(dtype, near, rng)
@@ -90,9 +92,12 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
             add(classes, 1, soft=True)
         if "label_smoothing" in loss.knobs:
             add(classes, 1, soft=False, label_smoothing=0.1)
+        if "from_logits" in loss.knobs:
+            add(classes, 1, soft=True, from_logits=True)
     for classes in (*range(4, 34), 63, 65, 100, 127, 128, 129, 130, 1000, 1024, 1025, 5000, 70000):
         if loss.domain.labels:
             add(classes, 2 if classes < 1000 else 1, soft=False)
+        add(classes, 2 if classes < 1000 else 1, soft=False not in softness(loss))
     return cases
 
 
@@ -154,13 +159,18 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     It is the distance to the largest of the other logits: p_k owes it for z_k - max, and the
     leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader.
     """
-    z, y = case.pred[i].astype(float), case.target[i]
     if fl.losses()[case.name]._gate.driver != "rows":  # no softmax
-        return 0.0, np.zeros(z.size)
-    apart = z.max() - z
-    leader = z.argmax()
-    if z.size > 1:
-        apart[leader] -= np.delete(z, leader).max() - z[leader]
+        return 0.0, np.zeros(case.pred.shape[1])
+    y, temperature = case.target[i], case.knobs.get("temperature", 1.0)
+    apart, kept = np.zeros(case.pred.shape[1]), case.knobs.get("class_mask", np.True_)
+    for row in (case.pred[i], *([y] if case.knobs.get("from_logits") else [])):
+        z = np.where(kept, row.astype(float) / temperature, -np.inf)
+        leader = z.argmax()
+        away = z.max() - z
+        if z.size > 1:
+            away[leader] -= np.delete(z, leader).max() - z[leader]
+        apart += np.where(np.isfinite(away), away, 0)
+    leader = np.where(kept, case.pred[i], -np.inf).argmax()
     if np.ndim(y) or case.knobs.get("label_smoothing"):
         return apart.max(), apart
     return apart[y] if y == leader else 0.0, apart

@@ -379,6 +379,25 @@ def test_pos_weight_is_not_negative():
             loss(pred, target, pos_weight=bad)
 
 
+def test_class_masks():
+    pred, target = inputs(fl.cross_entropy, (6,))
+    mask = np.arange(4) != 2
+    target[:] = 0
+    target[3:] = 2
+    for given in (mask, np.broadcast_to(mask, pred.shape)):
+        for order in (None, "sum"):  # the short way and the general
+            with raises(ValueError, fl.cross_entropy, "target[3]", "2", "class_mask"):
+                fl.cross_entropy.grad(pred, target, class_mask=given, reduction=order or "mean")
+    assert fl.cross_entropy(pred, target, class_mask=mask, ignore_index=2) > 0
+    for shape in [(3,), (5,), (1, 4), (6, 3), (4, 6)]:
+        with raises(ValueError, fl.cross_entropy, "class_mask", str(shape), "4"):
+            fl.cross_entropy(pred, target, class_mask=np.ones(shape, bool))
+    with raises(TypeError, fl.cross_entropy, "class_mask", "bool", "float64"):
+        fl.cross_entropy(pred, target, class_mask=np.ones(4))
+    with raises(TypeError, fl.cross_entropy, "class_mask", "bool"):
+        fl.cross_entropy.bind(class_mask=[1, 0, 1, 1])
+
+
 # The common arguments
 
 

@@ -32,6 +32,9 @@ DOCUMENTED = {
     fl.cross_entropy: {
         "class_weight": None,
         "label_smoothing": 0.0,
+        "temperature": 1.0,
+        "z_loss": 0.0,
+        "class_mask": None,
         "ignore_index": None,
         "axis": -1,
     },

@@ -106,6 +106,57 @@ def test_pytorch_ignores_labels_and_images_have_their_classes_on_axis_1(torch, r
     assert_torch_agrees(torch, theirs, ours.bind(axis=1), pred, target, reduction)
 
 
+@reductions
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_pytorch_composed_options_of_cross_entropy(torch, reduction, soft):
+    mask = np.array([True, True, False, True, True])
+
+    def theirs(z, y, reduction):
+        z = (z / 0.7).masked_fill(~torch.tensor(mask), -torch.inf)
+        lse = torch.logsumexp(z, -1)
+        if soft:
+            nll = -torch.where(y == 0, 0, y * torch.log_softmax(z, -1).nan_to_num()).sum(-1)
+            value = nll + 0.1 * lse**2 * y.sum(-1)
+        else:
+            nll = torch.nn.functional.cross_entropy(z, y, reduction="none")
+            value = nll + 0.1 * lse**2
+        return {"none": value, "mean": value.mean(), "sum": value.sum()}[reduction]
+
+    ours = fl.cross_entropy.bind(temperature=0.7, class_mask=mask, z_loss=0.1)
+    pred, target = inputs(fl.cross_entropy, (40,), classes=5, soft=soft)
+    target = target * mask if soft else np.where(target == 2, 0, target)
+    assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
+
+
+@pytest.mark.parametrize("reduction", ["batchmean", "sum"])
+@pytest.mark.parametrize("temperature", [1.0, 2.5])
+@pytest.mark.parametrize("from_logits", [False, True])
+def test_pytorch_kl_div_of_logits(torch, reduction, temperature, from_logits):
+    def theirs(z, y, reduction):
+        q = torch.softmax(y / temperature, -1) if from_logits else y
+        log_p = torch.log_softmax(z / temperature, -1)
+        return torch.nn.functional.kl_div(log_p, q, reduction=reduction)
+
+    ours = fl.kl_div_with_logits.bind(temperature=temperature, from_logits=from_logits)
+    pred, target = inputs(ours, (50,), classes=7)
+    target[:, 3] = 0  # 0 log 0
+    assert_torch_agrees(torch, theirs, ours, pred, target, reduction)
+
+
+@reductions
+@pytest.mark.parametrize("beta", [0.5, 0.2])
+def test_js_divergence_is_two_kl_divs_of_pytorch(torch, reduction, beta):
+    def theirs(z, y, reduction):
+        p = torch.softmax(z, -1)
+        log_m = (beta * y + (1 - beta) * p).log()
+        both = [torch.nn.functional.kl_div(log_m, x, reduction="none").sum(-1) for x in (y, p)]
+        value = beta * both[0] + (1 - beta) * both[1]
+        return {"none": value, "mean": value.mean(), "sum": value.sum()}[reduction]
+
+    ours = fl.js_divergence_with_logits.bind(beta=beta)
+    assert_torch_agrees(torch, theirs, ours, *inputs(ours, (50,), classes=7), reduction)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("loss", [loss for loss in LOSSES if loss.sklearn], ids=lambda x: x.name)
 def test_scikit_learn(loss, weighted):

@@ -94,6 +94,8 @@ def test_masked_garbage_is_neither_read_nor_checked(loss, method, nan):
     put(dirty, (slice(0, 60, 3), ...), nan)
     if loss.domain.labels:
         garbage[~keep] = [-100, 2**62, -1] * 8
+    elif loss.kind == "rows":
+        garbage[~keep] = [[inf], [-5.0], [7.5]] * 8
     else:
         garbage[~keep] = np.reshape([inf, -5.0, 7.5] * 8, (-1,) + (1,) * (garbage.ndim - 1))
         put(garbage, slice(30, 60, 3), nan)
@@ -287,6 +289,50 @@ def test_a_class_at_minus_infinity_is_not_there(dtype, classes):
     for a, b in zip(got[1:], want[1:], strict=True):
         assert not a[:, 1].any()  # exactly 0
         assert_allclose(np.delete(a, 1, 1), b, 1e-5, 1e-12)
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
+def test_a_class_that_is_masked_is_one_at_minus_infinity(dtype, classes, soft):
+    pred, target = inputs(fl.cross_entropy, (200,), dtype, classes, soft)
+    rng = np.random.default_rng(1)
+    every = np.zeros(pred.shape, bool) | (np.arange(classes) != 1)
+    each = (rng.random(pred.shape) < 0.7) | (np.arange(classes) == 0)
+    for mask in (every[0], every, each):
+        kept = np.broadcast_to(mask, pred.shape)
+        if soft:
+            mine = np.where(kept, target, 0)
+        else:
+            mine = np.where(kept[np.arange(200), target], target, 0)
+        off = np.where(kept, pred, -inf)
+        garbage = np.where(kept, pred, np.nan)
+        for options in ({}, {"sample_weight": rng.normal(size=200)}, {"temperature": 3.0}):
+            want = fl.cross_entropy.value_grad_hess(off, mine, reduction="none", **options)
+            got = fl.cross_entropy.value_grad_hess(
+                garbage, mine, class_mask=mask, reduction="none", **options
+            )
+            for a, b in zip(got, want, strict=True):
+                assert_array_equal(a, b)
+            for array in got[1:]:
+                assert not array[~kept].any()
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_a_class_mask_lies_on_the_axis_of_the_classes(axis):
+    pred, target = inputs(fl.cross_entropy, (3, 5), classes=100)
+    mask = np.random.default_rng(1).random(pred.shape) < 0.5
+    np.put_along_axis(mask, target[..., None], True, -1)
+    knobs = {"label_smoothing": 0.2, "reduction": "none"}
+    want = fl.cross_entropy.value_and_grad(pred, target, class_mask=mask, **knobs)
+    moved, mask = (np.moveaxis(a, -1, axis) for a in (pred, mask))
+    got = fl.cross_entropy.value_and_grad(moved, target, class_mask=mask, axis=axis, **knobs)
+    assert_allclose(got[0], want[0], 1e-13)
+    assert_allclose(np.moveaxis(got[1], axis, -1), want[1], 1e-12, 1e-15)
+    few = np.arange(100) % 3 == 0
+    target -= target % 3
+    value = fl.cross_entropy(moved, target, class_mask=few, axis=axis, **knobs)
+    assert_allclose(value, fl.cross_entropy(pred[..., few], target // 3, **knobs), 1e-13)
 
 
 @infinities
@@ -536,3 +582,48 @@ def test_infinite_and_nan_weights_do_not_warn(loss):
     assert_array_equal(np.isnan(value), bad)
     assert np.isnan(loss(pred, target, sample_weight=np.where(bad, np.nan, 1.0)))
     assert loss(pred, target, sample_weight=np.where(bad, inf, 1.0), reduction="sum") == inf
+
+
+# Divergences
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("loss", [fl.kl_div_with_logits, fl.js_divergence_with_logits])
+def test_divergences_of_classes_that_are_not_there(dtype, classes, loss):
+    pred, target = inputs(loss, (20,), dtype, classes)
+    target[:10, 0] = 0  # 0 log 0 is 0
+    target[:10] /= target[:10].sum(1, keepdims=True)
+    pred[:, 0] = -inf
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    assert np.isfinite(grad).all() and np.isfinite(hess).all()
+    assert_array_equal(grad[:10, 0], 0)
+    assert_array_equal(hess[:, 0], 0)
+    if loss is fl.kl_div_with_logits:
+        assert_array_equal(value == inf, np.arange(20) >= 10)
+        assert_array_equal(grad[:, 0], -target[:, 0])
+    else:
+        assert (value <= np.log(2) * (1 + 1e-6)).all()
+    want = loss(pred[:10, 1:], target[:10, 1:], reduction="none")
+    assert_allclose(value[:10], want, 1e-5, 1e-7 if dtype is np.float32 else 1e-15)
+
+
+@infinities
+@every_width
+@pytest.mark.parametrize("loss", [fl.kl_div_with_logits, fl.js_divergence_with_logits])
+def test_a_divergence_is_never_negative_and_0_of_the_same(dtype, classes, loss):
+    pred, _ = inputs(loss, (50,), dtype, classes)
+    same = loss.value_and_grad(pred, pred, from_logits=True, reduction="none")
+    assert (same[0] >= 0).all() and (same[0] <= 10 * np.finfo(dtype).eps ** 2).all()
+    near = (pred * (1 + np.logspace(-9, -1, 50)[:, None])).astype(dtype)
+    for shift in (0, 1000):
+        assert (loss(pred, near + dtype(shift), from_logits=True, reduction="none") >= 0).all()
+
+
+def test_close_logits_keep_their_digits():
+    pred = np.array([[0.0, 0.0]])
+    for d in (1e-3, 1e-6, 1e-9, 1e-12):
+        value = fl.kl_div_with_logits(pred, [[d, -d]], from_logits=True)
+        assert_allclose(value, d**2 / 2, d**2 + 1e-14)
+        value = fl.js_divergence_with_logits(pred, [[d, -d]], from_logits=True)
+        assert_allclose(value, d**2 / 8, d**2 + 1e-9)

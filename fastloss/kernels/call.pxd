@@ -10,6 +10,8 @@ cdef enum:
 cdef extern from "call.h" nogil:
     enum:
         FL_MAX_KNOBS
+        FL_KULLBACK_LEIBLER
+        FL_ANY_DIVERGENCE
         FL_F32
         FL_F64
         FL_I64
@@ -53,11 +55,14 @@ cdef extern from "call.h" nogil:
         fl_operand loss
         fl_operand grad
         fl_operand hess
+        fl_operand class_mask
         fl_block block
         double[4] knobs
         double extra_value
         double scale
         double smoothing
+        double temperature
+        double z_loss
         double low
         double high
         int64_t ignored
@@ -79,6 +84,9 @@ cdef extern from "call.h" nogil:
         int stored
         int double_buffered
         int form
+        int spread
+        int divergence
+        int target_logits
         int bad
 
     ctypedef struct fl_workspace:
@@ -86,7 +94,8 @@ cdef extern from "call.h" nogil:
         double[LANES] top, near, factor, inverse, first, second, first_up, second_up
         double[LANES] one_minus, scale
         double[2 * LANES] total, below
-        double[LANES] dot, mass
+        double[2 * LANES] dot, mass
+        double[2] by
 
     ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 

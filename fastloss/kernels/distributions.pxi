@@ -53,3 +53,50 @@ cdef void kl_div_with_probs(fl_elements* b) noexcept nogil:
     MAP(b, kl_at[float], kl_at[double])
 
 BLOCKS["kl_div_with_probs"] = <size_t>&kl_div_with_probs
+# Distances between distributions.
+#
+# Of a row's p from its target q (drivers.pxi), at one class: z is x = log(q / p), which is -inf
+# where there is no q, y is q and a is p; the derivatives are p d/dp and p^2 d2/dp2.
+
+
+cdef inline void kl_div_with_logits_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # q - p more than its share, so that no term is negative: p - q + q x = q (exp(-x) - 1 + x).
+    cdef T one = 1, close = y * exp_excess(z), apart = (a - y) + y * z
+    loss[0] = close if magnitude(z) < one else apart
+    loss[0] = a if z == -<T>INFINITY else loss[0]
+    grad[0] = -y
+    hess[0] = y
+
+
+cdef void kl_div_with_logits(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, kl_div_with_logits_at[float], kl_div_with_logits_at[double])
+
+BLOCKS["kl_div_with_logits"] = <size_t>&kl_div_with_logits
+
+
+cdef inline void js_divergence_with_logits_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # With v = m / q - 1 and w = m / p - 1: beta q (v - log1p(v)) + (1 - beta) p (w - log1p(w)).
+    cdef T one = 1, beta = <T>k[0], rest = <T>(1 - k[0]), down = expm1_nonpositive(-magnitude(z))
+    cdef T up = -down / (one + down), most = <T>INFINITY
+    cdef T near_q = down if z > 0 else up, near_p = up if z > 0 else down
+    cdef T far_q = (a - y) / y, far_p = (y - a) / a
+    cdef bint near = magnitude(z) < one
+    cdef T to_q = near_q if near else far_q, to_p = near_p if near else far_p
+    cdef bint no_q = (z == -most) | (to_q == most) | (beta == 0)
+    cdef bint no_p = (a == 0) | (to_p == most) | (rest == 0)
+    cdef T v = rest * to_q, w = beta * to_p  # if set to 0 where there is none, no vectors
+    cdef T of_q = y * minus_log1p(v), of_p = a * minus_log1p(w)
+    cdef T g = -a * (rest * log1p(w)), h = rest * beta * a / (one + v)
+    of_q = rest * a if no_q else of_q  # the limits
+    of_p = beta * y if no_p else of_p
+    loss[0] = beta * of_q + rest * of_p
+    grad[0] = <T>0 if no_p else g
+    hess[0] = <T>0 if no_q | no_p else h
+
+
+cdef void js_divergence_with_logits(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, js_divergence_with_logits_at[float], js_divergence_with_logits_at[double])
+
+BLOCKS["js_divergence_with_logits"] = <size_t>&js_divergence_with_logits

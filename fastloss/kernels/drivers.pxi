@@ -91,7 +91,7 @@ cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
         for i in range(2 * LANES):
             ws.below[i] = 0
     if soft:
-        for i in range(LANES):
+        for i in range(2 * LANES):
             ws.dot[i] = ws.mass[i] = 0
 
 
@@ -183,7 +183,7 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     # The weight of up to LANES rows and, for labels, the label; a row to skip weighs 0, and a
     # label out of range, even one that changed since it was checked, is flagged and skipped.
     cdef T[LANES] own
-    cdef T class_weight
+    cdef T class_weight, in_mask
     cdef Py_ssize_t i, take, at = row, done = 0
     cdef int bad = 0
     cdef bint keep, inside
@@ -201,12 +201,16 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     for i in range(n):
         keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
         inside = (y[i] >= 0) & (y[i] < c.classes)
+        if c.class_mask.data and keep and inside:
+            load(&in_mask, fl_row(&c.class_mask, row + i) + y[i] * c.class_mask.step, 0, 1,
+                 c.class_mask.code)
+            inside = in_mask != 0
         bad |= keep & (not inside)
         w[i] = w[i] if keep & inside else 0
         y[i] = y[i] if keep & inside else 0
     if bad:
         c.bad = 1
-    if c.extra.data and c.smoothing == 0:
+    if c.extra.data and not c.spread:
         # With smoothing a class of weight 0 still pays for the others: only the mean's denominator
         # sees its weight.
         for i in range(n):
@@ -245,7 +249,7 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
                     target = read(y, &c.target, (at + j + i) * c.classes + col, m)
                     if outside(c, target, <const T*>NULL, m):
                         c.bad = 1
-            if c.extra.data and c.smoothing != 0 and not c.soft:
+            if c.extra.data and c.spread and not c.soft:
                 for i in range(take):
                     if row_weight[i] != 0:
                         gather(&class_weight, &c.extra, label[i], 1)
@@ -340,6 +344,8 @@ cdef struct Rows:
     int64_t[LANES] y
     double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
     double[LANES] dot, mass, odds, odds_low, loss, first, second
+    double[LANES] target_top, target_sum  # of target logits
+    double[LANES] kept  # classes, with a class mask and smoothing
 
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
@@ -410,15 +416,50 @@ cdef inline T copy_highest(T* block, const T* z, Py_ssize_t n) noexcept nogil:
         return fl_copy_highest_f64(block, z, n)
 
 
-cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
-                     const int64_t* y, double* label_logit, T* block, T* most) noexcept nogil:
-    # Steps [step, step + steps) of a unit's logits; the label's is taken out (-inf), as is padding.
-    # Of a single row, `most` gets their maximum.
-    cdef Py_ssize_t i, k, col, cols
-    cdef bint take_out = not c.soft and c.smoothing == 0
-    cdef const char* src
+cdef inline const T* cooling(const fl_call* c, fl_workspace* ws, T tag) noexcept nogil:
+    # 1 / temperature, in two parts, or NULL.
+    cdef T* by = <T*>ws.by
+    cdef double high = 1 / c.temperature
+    if c.temperature == 1:
+        return NULL
+    high = min(high, 3.4e38 if T is float else 1.7e308)  # 0 times inf is nan
+    by[0] = <T>high
+    if T is float:
+        by[1] = <T>(high - by[0])
+    else:
+        by[1] = (1 - by[0] * c.temperature - product_low(by[0], c.temperature,
+                                                         by[0] * c.temperature)) * by[0]
+    return by
+
+
+cdef void load_mask(T* keep, const fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
+                    Py_ssize_t steps) noexcept nogil:
+    # The class mask of the same classes as `logits` loads; 0 is a class that is out.
+    cdef const fl_operand* op = &c.class_mask
+    cdef Py_ssize_t col = step * LANES, cols = min(steps * LANES, c.classes - col)
     if c.lanes:
-        load_lanes(block, &c.pred, row, n, step, steps)
+        load_lanes(keep, op, row, n, step, steps)
+        return
+    load(keep, fl_row(op, row) + col * op.step, op.step, cols, op.code)
+    memset(keep + cols, 0, (steps * LANES - cols) * sizeof(T))
+
+
+cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
+                     Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
+                     T* block, T* most) noexcept nogil:
+    # Steps [step, step + steps) of a unit's logits (or its target's); the label's is taken out
+    # (-inf), as is padding. Of a single row, `most` gets their maximum.
+    cdef Py_ssize_t i, k, col, cols
+    cdef bint take_out = not c.soft and not c.spread
+    cdef bint masked = c.class_mask.data != NULL and op == &c.pred
+    cdef T[BLOCK] keep
+    cdef const char* src
+    if masked:
+        load_mask(keep, c, row, n, step, steps)
+    if c.lanes:
+        load_lanes(block, op, row, n, step, steps)
+        for i in range(steps * LANES if masked else 0):
+            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         if take_out:
             if steps == c.classes:  # then every label is here
                 for i in range(n):
@@ -434,16 +475,18 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
-    src = fl_row(&c.pred, row) + col * c.pred.step
-    if adjacent(&c.pred, <T>0):
+    src = fl_row(op, row) + col * op.step
+    if adjacent(op, <T>0) and not masked:
         if cols % LANES == 0 and not 0 <= k < cols:
             most[0] = highest_of_all(<const T*>src, steps)
             return <const T*>src
         most[0] = copy_highest(block, <const T*>src, cols)
     else:
-        load(block, src, c.pred.step, cols, c.pred.code)
+        load(block, src, op.step, cols, op.code)
         for i in range(cols, steps * LANES):
             block[i] = -<T>INFINITY
+        for i in range(cols if masked else 0):
+            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         most[0] = highest_of_all(block, steps)
     if 0 <= k < cols:
         label_logit[0] = block[k]
@@ -453,27 +496,65 @@ cdef const T* logits(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, 
     return block
 
 
-cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps,
-                      const int64_t* y, T* u) noexcept nogil:
-    # What multiplies -log p of each class: class weight x (smoothed) target.
-    cdef Py_ssize_t i, k, lane, col, cols
+cdef void count_kept(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # How many classes a mask keeps, of each row of a group.
+    cdef T* keep = <T*>ws.pred
+    cdef Py_ssize_t i, row, col, cols
+    for row in range(s.n):
+        s.kept[row] = 0
+        for col from 0 <= col < c.classes by BLOCK:
+            cols = min(<Py_ssize_t>BLOCK, c.classes - col)
+            load(keep, fl_row(&c.class_mask, s.row + row) + col * c.class_mask.step,
+                 c.class_mask.step, cols, c.class_mask.code)
+            for i in range(cols):
+                s.kept[row] += keep[i]
+
+
+cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                      Py_ssize_t step, Py_ssize_t steps, T* u) noexcept nogil:
+    # What multiplies -log p of each class in the rows [j, j + n): class weight x (smoothed) target.
+    cdef Py_ssize_t i, k, lane, col, cols, row = s.row + j
+    cdef const int64_t* y = &s.y[j]
     cdef T[BLOCK] class_weight
-    cdef T one
-    cdef T spread = <T>(c.smoothing / c.classes), keep = <T>(1 - c.smoothing)
+    cdef T[LANES] top, over
+    cdef T[BLOCK] spread
+    cdef T one, keep = <T>(1 - c.smoothing)
+    cdef const char* src
+    if c.target_logits:
+        for lane in range(LANES):
+            i = j + (min(lane, n - 1) if c.lanes else 0)
+            top[lane] = <T>s.target_top[i]
+            over[lane] = <T>((FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64) / s.target_sum[i])
+        shares(u, logits(c, &c.target, row, n, step, steps, NULL, NULL, u, &one), steps, top, over,
+               cooling(c, ws, <T>0))
+        return
     if c.soft:
         if c.lanes:
             load_lanes(u, &c.target, row, n, step, steps)
         else:
             col = step * LANES
             cols = min(steps * LANES, c.classes - col)
-            load(u, fl_row(&c.target, row) + col * c.target.step, c.target.step, cols,
-                 c.target.code)
-        if c.smoothing != 0:
+            src = fl_row(&c.target, row) + col * c.target.step
+            if adjacent(&c.target, <T>0):
+                fl_near(src + BLOCK * sizeof(T), cols * sizeof(T))
+            load(u, src, c.target.step, cols, c.target.code)
+    if c.spread:
+        if c.class_mask.data:  # evenly over the classes kept
+            load_mask(spread, c, row, n, step, steps)
             for i in range(steps * LANES):
-                u[i] = u[i] * keep + spread
+                lane = j + (min(i % LANES, n - 1) if c.lanes else 0)
+                spread[i] *= <T>(c.smoothing / s.kept[lane])
+        else:
+            one = <T>(c.smoothing / c.classes)
+            for i in range(steps * LANES):
+                spread[i] = one
+    if c.soft:
+        if c.spread:
+            for i in range(steps * LANES):
+                u[i] = u[i] * keep + spread[i]
     else:
         for i in range(steps * LANES):
-            u[i] = spread
+            u[i] = spread[i]
         if c.lanes:
             for lane in range(n):
                 k = y[lane] - step
@@ -501,18 +582,80 @@ cdef void target_mass(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step,
 
 
 cdef inline void exponentials(bint split, T* e, const T* z, Py_ssize_t steps, const T* top,
-                              double* total, double* below, const char* ahead) noexcept nogil:
-    # The flag is a constant in each of the two loops.
+                              const T* by, double* total, double* below,
+                              const char* ahead) noexcept nogil:
+    # The flags are constants in each of the loops.
     if T is float:
-        if split:
-            fl_exponentials_f32(True, e, z, steps, top, total, below, ahead)
+        if by != NULL:
+            fl_exponentials_f32(True, e, z, steps, top, by, total, below, ahead)
+        elif split:
+            fl_exponentials_f32(True, e, z, steps, top, NULL, total, below, ahead)
         else:
-            fl_exponentials_f32(False, e, z, steps, top, total, below, ahead)
+            fl_exponentials_f32(False, e, z, steps, top, NULL, total, below, ahead)
     else:
-        if split:
-            fl_exponentials_f64(True, e, z, steps, top, total, below, ahead)
+        if by != NULL:
+            fl_exponentials_f64(True, e, z, steps, top, by, total, below, ahead)
+        elif split:
+            fl_exponentials_f64(True, e, z, steps, top, NULL, total, below, ahead)
         else:
-            fl_exponentials_f64(False, e, z, steps, top, total, below, ahead)
+            fl_exponentials_f64(False, e, z, steps, top, NULL, total, below, ahead)
+
+
+cdef inline void shares(T* q, const T* t, Py_ssize_t steps, const T* top, const T* over,
+                        const T* by) noexcept nogil:
+    if T is float:
+        if by == NULL:
+            fl_shares_f32(q, t, steps, top, over, NULL)
+        else:
+            fl_shares_f32(q, t, steps, top, over, by)
+    else:
+        if by == NULL:
+            fl_shares_f64(q, t, steps, top, over, NULL)
+        else:
+            fl_shares_f64(q, t, steps, top, over, by)
+
+
+cdef inline void ratios(bint of_logits, T* x, T* p, const T* e, const T* z, const T* t, const T* q,
+                        Py_ssize_t steps, fl_workspace* ws, const T* by) noexcept nogil:
+    if T is float:
+        fl_ratios_f32(of_logits, x, p, e, z, t, q, steps, <float*>ws.top, <float*>ws.near,
+                      <float*>ws.factor, <float*>ws.inverse, <float*>ws.first, <float*>ws.second,
+                      by)
+    else:
+        fl_ratios_f64(of_logits, x, p, e, z, t, q, steps, ws.top, ws.near, ws.factor, ws.inverse,
+                      ws.first, ws.second, by)
+
+
+cdef inline void add_up(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_up_f32(x, steps, total)
+    else:
+        fl_add_up_f64(x, steps, total)
+
+
+cdef inline void add_in_double(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_in_double_f32(x, steps, total)
+    else:
+        fl_add_in_double_f64(x, steps, total)
+
+
+cdef inline void add_exactly(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
+    if T is float:
+        fl_add_exactly_f32(x, steps, total)
+    else:
+        fl_add_exactly_f64(x, steps, total)
+
+
+cdef inline void spread_out(bint hessian, const T* p, Py_ssize_t steps, fl_workspace* ws, T slope,
+                            T* g) noexcept nogil:
+    if T is float:
+        fl_spread_f32(hessian, p, steps, <float*>ws.factor, <float*>ws.first_up,
+                      <float*>ws.second_up, <float*>ws.one_minus, <float*>ws.scale, slope, g,
+                      <float*>ws.hess)
+    else:
+        fl_spread_f64(hessian, p, steps, ws.factor, ws.first_up, ws.second_up, ws.one_minus,
+                      ws.scale, slope, g, ws.hess)
 
 
 cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
@@ -534,8 +677,8 @@ cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, 
                       ws.second_up, ws.one_minus, grad, ws.hess)
 
 
-cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
-    # The sums of rows side by side into s; e gets exp(z - top).
+cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
+    # The sums of rows side by side into s; e gets exp(z - top). Returns the last block of logits.
     cdef Py_ssize_t row = s.row, n = s.n
     cdef T* e = <T*>s.e
     cdef T* block = <T*>ws.pred
@@ -543,7 +686,9 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
     cdef T* u = <T*>ws.target
     cdef T* top = <T*>ws.top
     cdef Py_ssize_t step, steps, i
-    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
+    cdef bint soft = (c.soft or c.spread) and not c.divergence
+    cdef const T* by = cooling(c, ws, tag)
+    cdef bint split = soft or by != NULL or c.order == 2
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef const T* z = NULL
     for i in range(LANES):
@@ -553,7 +698,7 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
         if c.double_buffered:
             block = all_logits + step * LANES
-        z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
+        z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
         highest(z, steps, top)
     for i in range(n):
         s.top[i] = top[i]
@@ -564,11 +709,11 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         if c.double_buffered:
             z = all_logits + step * LANES
         elif c.classes > STEPS:  # else z is the one block, as it was
-            z = logits(c, row, n, step, steps, s.y, s.label_logit, block, NULL)
+            z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
         if soft:
-            target_mass(c, row, n, step, steps, s.y, u)
+            target_mass(c, ws, s, 0, n, step, steps, u)
             distances(z, u, steps, top, ws.dot, ws.mass)
-        exponentials(split, e + step * LANES, z, steps, top, ws.total, ws.below, NULL)
+        exponentials(split, e + step * LANES, z, steps, top, by, ws.total, ws.below, NULL)
     for i in range(n):
         s.sum[i] = ws.total[i] * unscale
         if split:  # S - 1: what is below the maximum, and the other maxima, a whole number
@@ -577,6 +722,7 @@ cdef void reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept no
         if soft:
             s.dot[i] = ws.dot[i]
             s.mass[i] = ws.mass[i]
+    return z
 
 
 cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split,
@@ -593,11 +739,12 @@ cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split
             ws.dot[i] += weighed(ws.mass[i], rise)
 
 
-cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
-                     T tag) noexcept nogil:
+cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
+                         T tag) noexcept nogil:
     # The sums of a row into s, in one pass: the maximum is that of the blocks so far. e gets
     # exp(z - this maximum), and the maxima behind. With each block one of the rows before these is
-    # written, so that memory works both ways while the arithmetic goes on.
+    # written, so that memory works both ways while the arithmetic goes on. Returns the last block
+    # of logits.
     cdef Py_ssize_t row = s.row + j
     cdef T* e = <T*>s.e + (j * c.unit if c.stored else 0)
     cdef T* block = <T*>ws.pred
@@ -606,22 +753,25 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     cdef T* tops = e + steps_of(c) * LANES
     cdef T* into = <T*>ws.loss
     cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
-    cdef bint soft = c.soft or c.smoothing != 0, split = soft or c.order == 2
-    cdef bint keep = c.stored and c.order
+    cdef bint soft = (c.soft or c.spread) and not c.divergence
+    cdef const T* by = cooling(c, ws, tag)
+    cdef bint split = soft or by != NULL or c.order == 2
+    cdef bint keep = c.stored and (c.order or c.divergence)
     cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
     cdef T m = -<T>INFINITY, own
-    cdef const T* z
+    cdef const T* z = NULL
     cdef const char* ahead
     clear(ws, split, soft)
     for i in range(LANES):
         top[i] = 0
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        z = logits(c, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
+        z = logits(c, &c.pred, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
         write_next(c, ws, last, tag)  # meanwhile the processor finds the maximum
         if own > m:
             if m > -<T>INFINITY:
-                rescale(ws, fl_exp_nonpositive_f64(<double>m - own), <double>own - m, split, soft)
+                rescale(ws, fl_exp_nonpositive_f64((<double>m - own) / c.temperature),
+                        <double>own - m, split, soft)
             m = own
             for i in range(LANES):
                 top[i] = m
@@ -631,9 +781,9 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
         # The block after the next, or the row.
         ahead = (fl_row(&c.pred, row)
                  + (min((step + steps) * LANES, c.classes) + BLOCK) * c.pred.step)
-        exponentials(split, into, z, steps, top, ws.total, ws.below, ahead)
+        exponentials(split, into, z, steps, top, by, ws.total, ws.below, ahead)
         if soft:
-            target_mass(c, row, 1, step, steps, &s.y[j], u)
+            target_mass(c, ws, s, j, 1, step, steps, u)
             distances(z, u, steps, top, ws.dot, ws.mass)
     s.top[j] = m
     s.sum[j] = merged(ws.total) * unscale
@@ -643,32 +793,289 @@ cdef void reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* 
     if soft:
         s.dot[j] = merged(ws.dot)
         s.mass[j] = merged(ws.mass)
+    return z
+
+
+# ---- divergences ----
+# Of the target's distribution q from the row's p: a sum over the classes, of which the loss's block
+# function makes each term, and its derivatives in log p, from x = log(q / p), q and p.
+
+
+cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
+                        T tag) noexcept nogil:
+    # The maximum and sum of exponentials of the rows [j, j + n) of target logits.
+    cdef T* block = <T*>ws.grad
+    cdef T* top = <T*>ws.top
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i
+    cdef double unscale = FL_UNSCALE_f32 if sizeof(T) == 4 else FL_UNSCALE_f64
+    cdef const T* by = cooling(c, ws, tag)
+    cdef const T* t
+    cdef T most
+    clear(ws, True, False)
+    for i in range(LANES):
+        top[i] = -<T>INFINITY
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
+        if c.lanes:
+            highest(t, steps, top)
+        elif most > top[0]:
+            for i in range(LANES):
+                top[i] = most
+    for i in range(LANES):
+        top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
+        exponentials(False, <T*>ws.loss, t, steps, top, by, ws.total, ws.below, NULL)
+    for i in range(n):
+        s.target_top[j + i] = top[i]
+        s.target_sum[j + i] = (ws.total[i] if c.lanes else merged(ws.total)) * unscale
+
+
+cdef inline void fill(T* x, Py_ssize_t n) noexcept nogil:
+    # The lanes beyond n are as the last.
+    cdef Py_ssize_t lane
+    cdef T same = x[n - 1]
+    for lane in range(n, LANES):
+        x[lane] = same
+
+
+cdef void lane_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                         T tag) noexcept nogil:
+    # What the classes of the rows [j, j + n) have in common, a lane each.
+    cdef T* top = <T*>ws.top
+    cdef T* total = <T*>ws.near
+    cdef T* over = <T*>ws.factor
+    cdef T* target_top = <T*>ws.inverse
+    cdef T* shift = <T*>ws.first
+    cdef T* shift_low = <T*>ws.second
+    cdef Py_ssize_t lane, i
+    cdef double apart, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
+    if c.divergence == FL_ANY_DIVERGENCE:
+        unit /= halfway(tag)
+    for lane in range(n):
+        i = j + lane
+        top[lane] = <T>0 if s.top[i] == -INFINITY else <T>s.top[i]
+        total[lane] = <T>s.sum[i]
+        over[lane] = <T>(unit / s.sum[i])
+        shift_low[lane] = <T>((s.sum[i] - total[lane]) / s.sum[i])
+        if c.target_logits:
+            apart = fl_log_f64(s.target_sum[i]) - fl_log_f64(s.sum[i])
+            target_top[lane] = <T>s.target_top[i]
+            shift[lane] = <T>apart
+            shift_low[lane] = <T>(apart - shift[lane])
+    fill(top, n)
+    fill(total, n)
+    fill(over, n)
+    fill(shift_low, n)
+    if c.target_logits:
+        fill(target_top, n)
+        fill(shift, n)
+
+
+cdef void write_constants(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                          T tag) noexcept nogil:
+    # The same for the derivatives.
+    cdef T* first = <T*>ws.first_up
+    cdef T* second = <T*>ws.second_up
+    cdef T* one_minus = <T*>ws.one_minus
+    cdef T* scale = <T*>ws.scale
+    cdef Py_ssize_t lane, i
+    lane_constants(c, ws, s, j, n, tag)
+    for lane in range(n):
+        i = j + lane
+        first[lane] = <T>s.first[i]
+        second[lane] = <T>s.second[i]
+        one_minus[lane] = <T>(s.others[i] / s.sum[i])
+        scale[lane] = <T>(s.w[i] * c.scale / c.temperature)
+    fill(first, n)
+    fill(second, n)
+    fill(one_minus, n)
+    fill(scale, n)
+
+
+cdef inline void ratios_of(bint of_logits, bint known, fl_workspace* ws, const T* e, const T* z,
+                           const T* t, Py_ssize_t steps, const T* by) noexcept nogil:
+    # Where the flags are constants.
+    cdef T* x = <T*>ws.extra
+    cdef T* p = <T*>ws.weight
+    cdef const T* q = <const T*>ws.target
+    if known and by != NULL:
+        ratios(of_logits, x, p, e, z, t, q, steps, ws, by)
+    elif known:
+        ratios(of_logits, x, p, e, z, t, q, steps, ws, <const T*>NULL)
+    elif by != NULL:
+        ratios(of_logits, x, p, <const T*>NULL, z, t, q, steps, ws, by)
+    else:
+        ratios(of_logits, x, p, <const T*>NULL, z, t, q, steps, ws, <const T*>NULL)
+
+
+cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
+                   Py_ssize_t step, Py_ssize_t steps, int order, const T* z,
+                   const T* e) noexcept nogil:
+    # A block's terms and derivatives, into the workspace; also x (extra), q (target), p (weight).
+    # z are its logits and e their exponentials, or NULL.
+    cdef fl_elements b
+    cdef Py_ssize_t i
+    cdef T* q = <T*>ws.target
+    cdef T most
+    cdef const T* by = cooling(c, ws, <T>0)
+    cdef const T* t = q
+    if z == NULL:
+        z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
+    target_mass(c, ws, s, j, n, step, steps, q)
+    if c.target_logits:
+        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, <T*>ws.loss, &most)
+        if e != NULL:
+            ratios_of(True, True, ws, e, z, t, steps, by)
+        else:
+            ratios_of(True, False, ws, e, z, t, steps, by)
+    elif e != NULL:
+        ratios_of(False, True, ws, e, z, t, steps, by)
+    else:
+        ratios_of(False, False, ws, e, z, t, steps, by)
+    if c.divergence == FL_ANY_DIVERGENCE:  # as p in lane_constants: all terms are multiples of both
+        for i in range(steps * LANES):
+            q[i] /= halfway(<T>0)
+    b.pred = ws.extra
+    b.target = q
+    b.extra = ws.weight
+    b.loss = ws.loss
+    b.grad = ws.grad
+    b.hess = ws.hess
+    b.knobs = c.knobs
+    b.scale = 1
+    b.n = steps * LANES
+    b.wide = T is double
+    b.order = order
+    b.ahead = False
+    c.block(&b)
+
+
+cdef inline double settled(double* x, bint lanes, Py_ssize_t i, double less) noexcept nogil:
+    # What add_up made, less a number, of lane i or of all.
+    return (x[i] - less) - x[LANES + i] if lanes else fl_settled(x, less)
+
+
+cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
+                  const T* only) noexcept nogil:
+    # The divergence of the rows [j, j + n) (`dot`), the sums of their q, and for the gradient of
+    # any divergence but Kullback and Leibler's the sums of its derivatives. `only` are the logits
+    # if they are one block.
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k
+    cdef const T* x = <const T*>ws.extra
+    cdef T* q = <T*>ws.target
+    cdef T* loss = <T*>ws.loss
+    cdef T* over = <T*>ws.factor
+    cdef const T* e = <const T*>s.e
+    cdef const T* tops
+    cdef bint plain = c.divergence == FL_KULLBACK_LEIBLER, known = c.stored and plain
+    cdef int order = 0 if plain else c.order
+    cdef double rest, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
+    if not c.lanes:
+        e += j * c.unit
+    tops = e + all_steps * LANES
+    for i in range(j, j + n):
+        s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
+        if c.order < 2:
+            s.others[i] = 0
+    if c.target_logits:
+        reduce_target(c, ws, s, j, n, <T>0)
+    lane_constants(c, ws, s, j, n, <T>0)
+    clear(ws, True, True)
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        if known and not c.lanes:  # the block's exponentials are those below its own maximum
+            rest = (tops[step // STEPS] - s.top[j]) / c.temperature
+            over[0] = <T>(unit / s.sum[j] * (fl_exp_nonpositive_f64(rest) if rest < 0 else 1))
+            fill(over, 1)
+        diverged(c, ws, s, j, n, step, steps, order,
+                 only if all_steps <= STEPS else <const T*>NULL,
+                 e + step * LANES if known else <const T*>NULL)
+        add_up(loss, steps, ws.below)
+        if not plain:
+            if order > 0:
+                add_up(<const T*>ws.grad, steps, ws.dot)
+            if order > 1:
+                add_up(<const T*>ws.hess, steps, ws.mass)
+        elif c.target_logits:
+            for k in range(steps * LANES):
+                loss[k] = weighed(q[k], x[k])
+            add_up(loss, steps, ws.dot)
+        elif T is float and not c.lanes:
+            add_in_double(q, steps, ws.total)
+        else:
+            add_exactly(q, steps, ws.total)
+    for i in range(j, j + n):
+        k = i - j
+        s.dot[i] = settled(ws.below, c.lanes, k, 0)
+        s.mass[i] = 1
+        if not plain:
+            s.dot[i] *= halfway(<T>0)
+            s.first[i] = settled(ws.dot, c.lanes, k, 0) * halfway(<T>0)
+            s.second[i] = settled(ws.mass, c.lanes, k, 0) * halfway(<T>0)
+        elif c.target_logits:
+            # The two logarithms of sums are wrong by d in all: sum q exp(-x) is exp(d), not 1, and
+            # the sum of the terms too large by exp(d) - 1 - d.
+            rest = s.dot[i] - settled(ws.dot, c.lanes, k, 0)
+            s.dot[i] -= fl_minus_log1p_f64(rest)
+            s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
+        else:  # the terms are p - q + q x
+            rest = settled(ws.total, c.lanes, k, 1)
+            if T is float and not c.lanes and s.dot[i] + fabs(rest) < 1e-5:
+                # The sum in double is not exact enough for so small a divergence.
+                clear(ws, False, False)
+                for step from 0 <= step < all_steps by STEPS:
+                    steps = min(<Py_ssize_t>STEPS, all_steps - step)
+                    target_mass(c, ws, s, j, n, step, steps, q)
+                    add_exactly(q, steps, ws.total)
+                rest = settled(ws.total, False, k, 1)
+            s.mass[i] = 1 + rest
+            s.dot[i] += rest
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
-    cdef double ahead, log_sum, odds, low, part
+    cdef double ahead, log_sum, odds, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
-    if c.soft or c.smoothing != 0:
+    if c.soft or c.spread:
         for i in range(n):
-            s.loss[i] = s.dot[i] + s.mass[i] * fl_log1p_f64(s.others[i])
+            if c.divergence:
+                s.loss[i] = s.dot[i]
+            else:
+                log_sum = fl_log1p_f64(s.others[i])
+                s.loss[i] = s.dot[i] / c.temperature + s.mass[i] * log_sum
             if s.top[i] == -INFINITY:
                 s.loss[i] = s.mass[i] = NAN
-            s.first[i] = s.mass[i]
-            s.second[i] = 0
+            if c.divergence != FL_ANY_DIVERGENCE:
+                s.first[i] = s.mass[i]
+                s.second[i] = 0
+            if c.z_loss != 0:  # a multiple of (m + log S)^2
+                log_sum += s.top[i] / c.temperature
+                s.second[i] = 2 * c.z_loss * s.mass[i]
+                s.first[i] += s.second[i] * log_sum
+                s.loss[i] += 0.5 * s.second[i] * log_sum * log_sum
         return
     for i in range(n):  # the log-odds against the label, in two parts
         ahead = s.top[i] - s.label_logit[i]
+        part = ahead - s.top[i]
+        rest = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        if c.temperature != 1:
+            part = ahead / c.temperature
+            low = part * c.temperature
+            rest += (ahead - low) - fl_product_low_f64(part, c.temperature, low)
+            rest /= c.temperature
+            ahead = part
         log_sum = fl_log_f64(s.sum[i])
         odds = ahead + log_sum
         low = odds - ahead
         low = (ahead - (odds - low)) + (log_sum - low)
-        part = ahead - s.top[i]
-        low += (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        low += rest
         s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
         s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
     b.pred = s.odds
@@ -692,23 +1099,27 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
     if T is float:
         fl_factors_f32(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse, <float*>ws.first,
-            <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up, <float*>ws.one_minus,
-            <float*>ws.scale)
+            1 / c.temperature, share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse,
+            <float*>ws.first, <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up,
+            <float*>ws.one_minus, <float*>ws.scale)
     else:
         fl_factors_f64(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
-            share, ws.near, ws.factor, ws.inverse, ws.first, ws.second, ws.first_up,
-            ws.second_up, ws.one_minus, ws.scale)
+            1 / c.temperature, share, ws.near, ws.factor, ws.inverse, ws.first, ws.second,
+            ws.first_up, ws.second_up, ws.one_minus, ws.scale)
 
 
-cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ssize_t n,
-                             const int64_t* y, Py_ssize_t step, Py_ssize_t steps,
-                             const T* e, T* grad) noexcept nogil:
+cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
+                             Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps, const T* e,
+                             T* grad) noexcept nogil:
     # Gradients and (into the workspace) Hessians of a block, but for the labels' own.
     cdef T* u = <T*>ws.target
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t i, lane
+    if c.divergence == FL_ANY_DIVERGENCE:
+        diverged(c, ws, s, j, n, step, steps, c.order, <const T*>NULL, <const T*>NULL)
+        spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad)
+        return
     if c.lanes:
         if c.order == 2:
             scaled(True, True, e, steps, ws, grad)
@@ -718,8 +1129,8 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, Py_ssize_t row, Py_ss
         scaled(False, True, e, steps, ws, grad)
     else:
         scaled(False, False, e, steps, ws, grad)
-    if c.soft or c.smoothing != 0:
-        target_mass(c, row, n, step, steps, y, u)
+    if c.soft or c.spread:
+        target_mass(c, ws, s, j, n, step, steps, u)
         for lane in range(n, LANES):
             scale[lane] = scale[0]
         for i in range(steps):
@@ -738,16 +1149,19 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
     if c.double_buffered and c.order == 1:  # then the logits make room for all of a row's gradient
         grad = <T*>s.e + c.unit
         span = max(<Py_ssize_t>1, c.classes)
-    factors(c, ws, s, 0, s.n, 1, tag)
+    if c.divergence == FL_ANY_DIVERGENCE:
+        write_constants(c, ws, s, 0, s.n, tag)
+    else:
+        factors(c, ws, s, 0, s.n, 1, tag)
     for lane in range(s.n):
         skipped |= s.w[lane] == 0
     for at from 0 <= at < c.classes by span:
         cols = min(span, c.classes - at)
         for step from 0 <= step < cols by STEPS:
             steps = min(<Py_ssize_t>STEPS, cols - step)
-            write_block(c, ws, s.row, s.n, s.y, at + step, steps, e + (at + step) * LANES,
+            write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
-        if not c.soft and c.smoothing == 0:
+        if not c.soft and not c.spread:
             if cols == c.classes and c.order == 1:
                 for lane in range(s.n):
                     grad[s.y[lane] * LANES + lane] = 0 - first[lane]
@@ -787,21 +1201,27 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
     if s.w[j] == 0:
         memset(grad, 0, sizeof(T) * BLOCK)
         memset(hess, 0, sizeof(T) * BLOCK)
+    elif c.divergence == FL_ANY_DIVERGENCE:
+        write_constants(c, ws, s, j, 1, tag)
+        write_block(c, ws, s, j, 1, step, steps, <const T*>NULL, grad)
     else:
         if c.stored:
             e = <const T*>s.e + j * c.unit
             own = e[all_steps * LANES + step // STEPS]
-            share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(own - s.top[j])
+            share = 1 if own == s.top[j] else fl_exp_nonpositive_f64(
+                (own - s.top[j]) / c.temperature)
             e += col
         else:
             for lane in range(LANES):
                 top[lane] = <T>0 if s.top[j] == -INFINITY else <T>s.top[j]
-            e = logits(c, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j], <T*>ws.pred, &most)
-            exponentials(False, <T*>ws.loss, e, steps, top, ws.total, ws.below, NULL)
+            e = logits(c, &c.pred, s.row + j, 1, step, steps, &s.y[j], &s.label_logit[j],
+                       <T*>ws.pred, &most)
+            exponentials(False, <T*>ws.loss, e, steps, top, cooling(c, ws, tag), ws.total, ws.below,
+                         NULL)
             e = <const T*>ws.loss
         factors(c, ws, s, j, 1, share, tag)
-        write_block(c, ws, s.row + j, 1, &s.y[j], step, steps, e, grad)
-        if not c.soft and c.smoothing == 0 and 0 <= k < cols:
+        write_block(c, ws, s, j, 1, step, steps, e, grad)
+        if not c.soft and not c.spread and 0 <= k < cols:
             grad[k] = 0 - (<T*>ws.first)[0]
             hess[k] = (<T*>ws.second)[0]
     if c.grad.data:
@@ -821,6 +1241,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, j
     cdef bint writes = c.grad.data != NULL or c.hess.data != NULL
     cdef T[LANES] loss
+    cdef const T* z
     cdef Rows[2] both
     cdef Rows* s = &both[0]
     cdef Rows* last = &both[1]
@@ -836,12 +1257,18 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s.row = at
         s.n = min(c.group, end - at)
         row_weights(s.w, s.y, c, at, s.n, tag)
+        if c.class_mask.data and c.spread:
+            count_kept(c, ws, s, tag)
         if c.lanes:
-            reduce_lanes(c, ws, s, tag)
+            z = reduce_lanes(c, ws, s, tag)
+            if c.divergence:
+                diverge(c, ws, s, 0, s.n, z)
         else:
             for j in range(s.n):
                 if s.w[j] != 0:
-                    reduce_row(c, ws, s, j, last, tag)
+                    z = reduce_row(c, ws, s, j, last, tag)
+                    if c.divergence:
+                        diverge(c, ws, s, j, 1, z)
             while write_next(c, ws, last, tag):
                 pass
         for j in range(s.n):
@@ -1014,8 +1441,8 @@ cdef void single_terms(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t 
             at[lane] = 0
         for step from 0 <= step < steps_of(c) by STEPS:
             steps = min(<Py_ssize_t>STEPS, steps_of(c) - step)
-            others = logits(c, row + i, n if c.lanes else 1, step, steps, &s.y[i], &label[i],
-                            block, &most)
+            others = logits(c, &c.pred, row + i, n if c.lanes else 1, step, steps, &s.y[i],
+                            &label[i], block, &most)
             for j in range(steps):
                 for lane in range(LANES):
                     up = (others[j * LANES + lane] > top[lane]) | (

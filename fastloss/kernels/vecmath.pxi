@@ -34,6 +34,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_f64(double)
     float fl_minus_log1p_f32(float)
     double fl_minus_log1p_f64(double)
+    float fl_exp_excess_f32(float)
+    double fl_exp_excess_f64(double)
     float fl_log_cosh_unit_f32(float)
     double fl_log_cosh_unit_f64(double)
     float fl_atanh_rest_f32(float, float)
@@ -48,21 +50,43 @@ cdef extern from "lanes.h" nogil:
     double fl_highest_of_all_f64(const double*, Py_ssize_t)
     float fl_copy_highest_f32(float*, const float*, Py_ssize_t)
     double fl_copy_highest_f64(double*, const double*, Py_ssize_t)
-    void fl_exponentials_f32(bint, float*, const float*, Py_ssize_t, const float*,
+    void fl_exponentials_f32(bint, float*, const float*, Py_ssize_t, const float*, const float*,
                              double*, double*, const char*)
-    void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*,
+    void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*, const double*,
                              double*, double*, const char*)
     void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*)
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
+    void fl_add_up_f32(const float*, Py_ssize_t, double*)
+    void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
+    void fl_add_in_double_f32(const float*, Py_ssize_t, double*)
+    void fl_ratios_f32(bint, float*, float*, const float*, const float*, const float*, const float*,
+                       Py_ssize_t, const float*, const float*, const float*, const float*,
+                       const float*, const float*, const float*)
+    void fl_shares_f32(float*, const float*, Py_ssize_t, const float*, const float*,
+                       const float*)
+    void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*,
+                       const float*, const float*, const float*, float, float*, float*)
+    void fl_add_up_f64(const double*, Py_ssize_t, double*)
+    void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
+    void fl_add_in_double_f64(const double*, Py_ssize_t, double*)
+    void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*,
+                       const double*, Py_ssize_t, const double*, const double*, const double*,
+                       const double*, const double*, const double*, const double*)
+    void fl_shares_f64(double*, const double*, Py_ssize_t, const double*, const double*,
+                       const double*)
+    void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
+                       const double*, const double*, const double*, double, double*, double*)
+    double fl_settled(double*, double)
+    void fl_near(const char*, size_t)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
-                        const double*, const double*, double, double,
+                        const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
                         float*)
     void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, const float*,
                        float*, float*)
     void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
-                        const double*, const double*, double, double,
+                        const double*, const double*, double, double, double,
                         double*, double*, double*, double*, double*, double*, double*, double*,
                         double*)
     void fl_scaled_f64(bint, bint, const double*, Py_ssize_t, const double*, const double*,
@@ -165,11 +189,19 @@ cdef inline T log1p(T x) noexcept nogil:
 
 
 cdef inline T minus_log1p(T x) noexcept nogil:
-    # x - log(1 + x) for x >= 0.
+    # x - log(1 + x) for x > -1.
     if T is float:
         return fl_minus_log1p_f32(x)
     else:
         return fl_minus_log1p_f64(x)
+
+
+cdef inline T exp_excess(T x) noexcept nogil:
+    # exp(-x) - 1 + x for abs(x) <= 1.
+    if T is float:
+        return fl_exp_excess_f32(x)
+    else:
+        return fl_exp_excess_f64(x)
 
 
 cdef inline T log_cosh_unit(T x) noexcept nogil:
