@@ -1,4 +1,4 @@
-"""Losses of one class out of several, from a row of logits."""
+"""Losses of one class out of several, from a row of scores or of probabilities."""
 
 from __future__ import annotations
 
