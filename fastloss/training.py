@@ -6,6 +6,7 @@ NumPy alone. What may be as large as a gradient is read and written a block at a
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._loss import as_number
+from fastloss._loss import Loss, as_number
 
 Array = NDArray[Any]
 
@@ -244,7 +245,7 @@ class GradientCheck:
     argument : int
         The position of the differentiable argument, 0 being the prediction.
     index : tuple of int
-        The index in it.
+        The index in it; of a sequence of arrays first which of them.
     analytic, numeric : float
         The gradient there, and the finite difference.
     error : float
@@ -269,7 +270,7 @@ def check_gradient(loss: Any, *args: Any, **kwargs: Any) -> GradientCheck:
     ----------
     loss : Loss
         Or anything with `value_and_grad`, whose gradient may be a tuple: then of that many first
-        arguments.
+        arguments, or of the loss's `inputs`.
     *args, **kwargs
         As for the loss, but for `out`. What the gradient is of, is converted to float64. With
         ``reduction="none"`` the gradient is that of the sum.
@@ -301,48 +302,65 @@ def check_gradient(loss: Any, *args: Any, **kwargs: Any) -> GradientCheck:
     """
     if "out" in kwargs:
         raise TypeError("check_gradient: out: expected none, a gradient is kept to compare")
-    moved = _moved(args, 1)
-    grads = loss.value_and_grad(*moved, *args[1:], **kwargs)[1]
-    if isinstance(grads, tuple):
-        moved = _moved(args, len(grads))
-        grads = loss.value_and_grad(*moved, *args[len(moved) :], **kwargs)[1]
+    if isinstance(loss, Loss):
+        names = list(inspect.signature(loss).parameters)
+        positions = [names.index(name) for name in loss.inputs]
+        moved = _moved(args, positions)
+        grads = loss.value_and_grad(*moved, **kwargs)[1]
+        grads = grads if len(positions) > 1 else (grads,)
     else:
-        grads = (grads,)
-
-    def value() -> Any:
-        return loss(*moved, *args[len(moved) :], **kwargs)
+        moved = _moved(args, [0])
+        grads = loss.value_and_grad(*moved, **kwargs)[1]
+        positions = list(range(len(grads) if isinstance(grads, tuple) else 1))
+        if isinstance(grads, tuple):
+            moved = _moved(args, positions)
+            grads = loss.value_and_grad(*moved, **kwargs)[1]
+        else:
+            grads = (grads,)
+    points = []  # where, in the argument and the array, and the arrays and their gradients
+    for argument, grad in zip(positions, grads, strict=True):
+        x = moved[argument]
+        several = isinstance(x, list)
+        for k, (part, slope) in enumerate(zip(x, grad, strict=True) if several else [(x, grad)]):
+            points.append((argument, (k,) if several else (), part, slope))
 
     worst = GradientCheck(0, (), 0.0, 0.0, 0.0)
-    for argument, (x, grad) in enumerate(zip(moved, grads, strict=True)):
+    for argument, which, x, grad in points:
         if np.shape(grad) != x.shape:
             raise ValueError(
                 f"check_gradient: expected a gradient of argument {argument}'s shape {x.shape}, "
                 f"got {np.shape(grad)}"
             )
-        points = [tuple(map(int, i)) for i in np.argwhere(np.isfinite(x))]
-        numeric = [_difference(value, x, i) for i in points]
-        analytic = [float(grad[i]) for i in points]
+        indices = [tuple(map(int, i)) for i in np.argwhere(np.isfinite(x))]
+        numeric = [_difference(lambda: loss(*moved, **kwargs), x, i) for i in indices]
+        analytic = [float(grad[i]) for i in indices]
         scale = max(map(abs, [*analytic, *numeric]), default=0.0) or 1.0
-        for index, a, n in zip(points, analytic, numeric, strict=True):
+        for index, a, n in zip(indices, analytic, numeric, strict=True):
             error = abs(a - n) / scale
             if not error <= worst.error and not math.isnan(worst.error):
-                worst = GradientCheck(argument, index, a, n, error)
+                worst = GradientCheck(argument, (*which, *index), a, n, error)
     return worst
 
 
-def _moved(args: tuple[Any, ...], n: int) -> list[Array]:
-    """The first n arguments as float64, which are this call's own."""
-    if len(args) < n:
+def _moved(args: tuple[Any, ...], positions: list[int]) -> list[Any]:
+    """The arguments, at these positions as float64 that is this call's own: arrays, or lists."""
+    if len(args) <= max(positions):
         raise TypeError(
-            f"check_gradient: args: expected {n} or more by position, as many as there are "
-            f"gradients, got {len(args)}"
+            f"check_gradient: args: expected {max(positions) + 1} or more by position, as many as "
+            f"there are gradients, got {len(args)}"
         )
-    for i, x in enumerate(args[:n]):
-        if np.asarray(x).dtype.kind not in "fiub":
-            raise TypeError(
-                f"check_gradient: args[{i}]: expected numbers, got {np.asarray(x).dtype}"
-            )
-    return [np.array(x, np.float64) for x in args[:n]]
+    moved = list(args)
+    for i in positions:
+        x = args[i]
+        several = isinstance(x, (list, tuple)) and any(isinstance(a, np.ndarray) for a in x)
+        for a in x if several else [x]:
+            if np.asarray(a).dtype.kind not in "fiub":
+                raise TypeError(
+                    f"check_gradient: args[{i}]: expected numbers, got {np.asarray(a).dtype}"
+                )
+        arrays = [np.array(a, np.float64) for a in (x if several else [x])]
+        moved[i] = arrays if several else arrays[0]
+    return moved
 
 
 def _difference(value: Any, x: Array, index: tuple[int, ...]) -> float:

@@ -433,3 +433,28 @@ def test_clipping_checks_before_it_writes():
     assert_array_equal(base, 9)
     fl.clip_grad_norm([base[::2], base[1::2]], 1.0)
     assert fl.grad_norm(base) == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("loss", "arrays"),
+    [
+        (fl.gaussian_nll_loss, ("real", "real", "positive")),  # of the first and the third
+        (fl.triplet_margin_loss, ("real", "real", "real")),
+        (fl.elbo_loss, ("real", "positive", "real", "real")),
+        (fl.l2_penalty, (["real", "real"],)),
+        (fl.perceptual_loss, (["real"], ["real"])),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_check_gradient_of_several_inputs(loss, arrays):
+    rng = np.random.default_rng(0)
+
+    def make(kind):
+        if isinstance(kind, list):
+            return [make(each) for each in kind]
+        return rng.uniform(0.1, 0.9, (6, 4)) if kind == "positive" else rng.normal(size=(6, 4))
+
+    args = [make(kind) for kind in arrays]
+    check = fl.check_gradient(loss, *args)
+    assert 0 < check.error < 1e-8
+    assert len(check.index) == 2 + isinstance(args[check.argument], list)
