@@ -88,6 +88,9 @@ class Case:
                 x = rng.random(self.shape, self.dtype)  # of probabilities
             elif p.name == loss.checked and loss.domain.labels:
                 x = rng.integers(0, self.shape[-1], self.shape[:-1])
+            elif p.name == loss.checked and loss.domain.lists:  # of 3 labels
+                x = np.full(self.shape, -1)
+                x[..., :3] = rng.integers(0, self.shape[-1], (*self.shape[:-1], 3))
             elif p.name == loss.checked and loss.kind == "rows":
                 x = rng.random(self.shape, self.dtype)
             elif p.name == loss.checked != "target":

@@ -56,7 +56,7 @@ cdef enum:
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
 
-FORMS = ("terms", "means", "divergence", "margins", "rival")  # as in src/call.h
+FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
 
 
 cdef fl_driver* driver_of(str name, int* form) except NULL:
@@ -100,6 +100,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     c.range = max(least, (c.size + RANGES - 1) // RANGES)
     c.range = max(align, (c.range + align - 1) // align * align)
     c.ranges = (c.size + c.range - 1) // c.range
+    if c.form == FL_LISTS:
+        return sizeof(fl_workspace) + 3 * unit
     if not c.stored:
         return sizeof(fl_workspace)
     # Room for two groups of rows, of which one is written while the other is read; for a group's
@@ -153,7 +155,7 @@ cdef class Job:
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
                  ignore_index=None, bint soft=False, bint across=False, double temperature=1,
-                 double z_loss=0, int divergence=0, bint target_logits=False):
+                 double z_loss=0, int divergence=0, bint target_logits=False, bint lists=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -173,6 +175,7 @@ cdef class Job:
         c.spread = smoothing != 0 or z_loss != 0
         c.divergence = divergence
         c.target_logits = target_logits
+        c.form = FL_LISTS if lists else FL_TERMS
         if domain is not None:
             c.bounded = True
             c.low, c.high, c.ends_only, c.open = domain

@@ -94,6 +94,8 @@ def test_masked_garbage_is_neither_read_nor_checked(loss, method, nan):
     put(dirty, (slice(0, 60, 3), ...), nan)
     if loss.domain.labels:
         garbage[~keep] = [-100, 2**62, -1] * 8
+    elif loss.domain.lists:
+        garbage[~keep] = [[-100], [2**62], [-2]] * 8
     elif loss.kind == "rows":
         garbage[~keep] = [[inf], [-5.0], [7.5]] * 8
     else:
