@@ -795,10 +795,15 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
-        if ignore_index is not None and "ignore_index" not in self.loss.knobs:
-            raise self.loss.unknown({"ignore_index": ignore_index})
-        if label_smoothing != 0 and "label_smoothing" not in self.loss.knobs:
-            raise self.loss.unknown({"label_smoothing": label_smoothing})
+        for name, given in (
+            ("ignore_index", ignore_index is not None),
+            ("label_smoothing", label_smoothing != 0),
+            ("class_mask", class_mask is not None),
+        ):
+            if given and name not in self.loss.knobs:
+                raise self.loss.unknown({name: None})
+        if class_weight is not None and not any(knob.each for knob in self.loss.knobs.values()):
+            raise self.loss.unknown({"class_weight": None})
         axis = integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim

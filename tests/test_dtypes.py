@@ -14,7 +14,6 @@ from samples import (
     every_rows_driver,
     inputs,
     results,
-    softness,
 )
 
 
