@@ -35,6 +35,8 @@ SHAPES: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
         ((65536, 10), 1),
         ((32, 10), 1),
     ],
+    "vectors": [((65536, 128), None)],
+    "set": [((4096, 128), None)],
 }
 SMALL = 1000  # up to here no `out` is given: what counts is the cost of a call
 
@@ -75,46 +77,58 @@ class Case:
         key = (self.loss.name, self.shape, self.threads)
         return FIGURES.get(key, {}) if self.dtype == "float32" else {}
 
-    def data(self) -> dict[str, Array]:
-        """The arguments: predictions sure and unsure, the rest from its domain."""
+    def argument(self, name: str, rng: np.random.Generator) -> Any:
+        """Predictions sure and unsure, and what else there is from its domain."""
+        loss, shape = self.loss, self.shape
+        of_labels = loss.domain.labels or loss.__module__.endswith("segmentation")
+        if name == "labels" or (name == "target" and of_labels):
+            return rng.integers(0, shape[-1], shape[:-1])
+        if loss.domain.lists and name == "target":
+            return np.where(np.arange(shape[-1]) < 3, rng.integers(0, shape[-1], shape), -1)
+        if loss.kind == "vectors" and loss.domain.ends_only and name == "target":
+            shape = shape[:-1]  # a number for each row
+        x = 3 * rng.standard_normal(shape, self.dtype)
+        if name.endswith("features"):
+            return [x]
+        of_pred = name == "pred" and loss.pred.low > -np.inf
+        if of_pred or (name == "target" and loss.kind == "rows"):
+            return rng.random(shape, self.dtype)  # of probabilities
+        if name == loss.checked != "target":
+            return abs(x) + x.dtype.type(0.1)  # a scale
+        low, high = map(x.dtype.type, (loss.domain.low, loss.domain.high))
+        if name != "target":
+            return x
+        return np.where(x > 0, high, low) if high < np.inf else np.maximum(x, max(low, 0))
+
+    def data(self) -> dict[str, Any]:
+        """The arguments by their names."""
         rng = np.random.default_rng(0)
-        loss = self.loss
-        arguments = {}
-        for p in inspect.signature(loss).parameters.values():
-            if p.kind is not p.POSITIONAL_OR_KEYWORD:
-                continue
-            x = 3 * rng.standard_normal(self.shape, self.dtype)
-            if p.name == "pred" and loss.pred.low > -np.inf:
-                x = rng.random(self.shape, self.dtype)  # of probabilities
-            elif p.name == loss.checked and loss.domain.labels:
-                x = rng.integers(0, self.shape[-1], self.shape[:-1])
-            elif p.name == loss.checked and loss.domain.lists:  # of 3 labels
-                x = np.full(self.shape, -1)
-                x[..., :3] = rng.integers(0, self.shape[-1], (*self.shape[:-1], 3))
-            elif p.name == loss.checked and loss.kind == "rows":
-                x = rng.random(self.shape, self.dtype)
-            elif p.name == loss.checked != "target":
-                x = abs(x) + x.dtype.type(0.1)  # a scale
-            elif p.name == loss.checked:
-                low, high = map(x.dtype.type, (loss.domain.low, loss.domain.high))
-                x = np.where(x > 0, high, low) if high < np.inf else np.maximum(x, max(low, 0))
-            arguments[p.name] = x
-        return arguments
+        parameters = inspect.signature(self.loss).parameters.values()
+        names = [p.name for p in parameters if p.default is p.empty]
+        return {name: self.argument(name, rng) for name in names}
 
     def calls(self) -> dict[str, Call]:
         """All contenders, their results found equal."""
         arguments = self.data()
-        pred, *rest = arguments.values()
-        outs = tuple(np.empty_like(pred) for _ in self.loss.inputs)
+        arrays = [a for a in arguments.values() if isinstance(a, np.ndarray)]
+        outs = tuple(
+            np.empty_like(arguments[name])
+            for name in self.loss.inputs
+            if isinstance(arguments[name], np.ndarray)
+        )
         rivals = opponents(self.loss, arguments, outs, self.threads)
         ours: Call = partial(self.loss.value_and_grad, **arguments)
         if self.small:
-            limit: Callable[[], Any] = partial(np.subtract, pred, pred)
+            limit: Callable[[], Any] = partial(np.subtract, arrays[0], arrays[0])
         else:
-            out = outs[0] if len(outs) == 1 else (None, outs)
-            ours = partial(ours, out=out, num_threads=self.threads)
-            rows = self.loss.kind == "rows"
-            job = (np.copyto, outs[0], pred) if rows else (np.subtract, pred, rest[0], outs[0])
+            if "num_threads" in self.loss.common:
+                ours = partial(ours, num_threads=self.threads)
+            if outs:
+                ours = partial(ours, out=outs[0] if len(outs) == 1 else (None, outs))
+            same = [a for a in arrays if a.shape == self.shape] or arguments["features"]
+            out = outs[0] if outs else np.empty_like(same[0])
+            copies = self.loss.kind == "rows" or len(same) == 1
+            job = (np.copyto, out, same[0]) if copies else (np.subtract, *same[:2], out)
             limit = split(self.threads, *job)
         check_equal({"fastloss": ours, **rivals}, *outs)
         return {"fastloss": ours, "limit": limit, **rivals}
@@ -137,13 +151,13 @@ def split(threads: int, function: Callable[..., Any], *arrays: Array) -> Callabl
 
 def check_equal(calls: dict[str, Call], *outs: Array) -> None:
     """Raise ValueError unless all agree with the first, to about 100 roundings."""
-    tolerance = 100 * np.finfo(outs[0].dtype).eps
     expected: list[Array] = []
     for who, call in calls.items():
         for out in outs:  # else a contender that writes nothing would pass with the last one's
             out.fill(np.nan)
         result = [np.asarray(each) for each in call()]
         expected = expected or [each.copy() for each in result]
+        tolerance = 100 * np.finfo(expected[1].dtype).eps
         for what, got, want in zip(("loss", "gradient"), result, expected, strict=True):
             error, scale = abs(got - want).max(), abs(want).max()
             if not error <= tolerance * scale:

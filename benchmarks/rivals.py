@@ -289,8 +289,33 @@ def kl_with_probs_torch(p: Any, y: Any) -> Any:
     return torch.nn.functional.kl_div(p.log(), y, reduction="batchmean")
 
 
+def rmse_torch(z: Any, y: Any) -> Any:
+    return torch.nn.functional.mse_loss(z, y).sqrt()
+
+
+def contrastive_torch(x1: Any, x2: Any, y: Any) -> Any:
+    square = (x1 - x2).square().sum(1)
+    gap = (1 - square.sqrt()).clamp(min=0)
+    return (y * square + (1 - y) * gap.square()).mean()
+
+
+def cosine_distance_torch(x1: Any, x2: Any) -> Any:
+    return (1 - torch.nn.functional.cosine_similarity(x1, x2)).mean()
+
+
+def nt_xent_torch(z1: Any, z2: Any) -> Any:
+    z = torch.nn.functional.normalize(torch.cat((z1, z2)))
+    similar = (z @ z.T / 0.5).fill_diagonal_(-torch.inf)
+    of_pair = torch.arange(len(z)).roll(len(z1))
+    return torch.nn.functional.cross_entropy(similar, of_pair)
+
+
 # What torch.nn.functional does not have, or not without a warning.
 TORCH = {
+    "rmse_loss": rmse_torch,
+    "contrastive_loss": contrastive_torch,
+    "cosine_distance_loss": cosine_distance_torch,
+    "nt_xent_loss": nt_xent_torch,
     "sigmoid_focal_loss": focal_torch,
     "kl_div": kl_div_torch,
     "cross_entropy_with_probs": cross_entropy_with_probs_torch,

@@ -35,6 +35,7 @@ from fastloss.counts import (
 )
 from fastloss.distributions import (
     elbo_loss,
+    gaussian_kl_loss,
     js_divergence_with_logits,
     kl_div,
     kl_div_with_logits,
@@ -129,6 +130,7 @@ __all__ = [
     "exponential_loss",
     "fair_loss",
     "gamma_nll_loss",
+    "gaussian_kl_loss",
     "gaussian_nll_loss",
     "gaussian_nll_with_log_var_loss",
     "generalized_cross_entropy",

@@ -795,12 +795,12 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
-        for name, given in (
+        for name, asked in (
             ("ignore_index", ignore_index is not None),
             ("label_smoothing", label_smoothing != 0),
             ("class_mask", class_mask is not None),
         ):
-            if given and name not in self.loss.knobs:
+            if asked and name not in self.loss.knobs:
                 raise self.loss.unknown({name: None})
         if class_weight is not None and not any(knob.each for knob in self.loss.knobs.values()):
             raise self.loss.unknown({"class_weight": None})

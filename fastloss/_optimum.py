@@ -107,11 +107,27 @@ def least(loss: Any, t: Array, w: Array, **knobs: Any) -> float:
 
 
 def log_frequencies(
-    loss: Any, classes: Array, total: float, *, class_weight: Any, label_smoothing: float
+    loss: Any,
+    classes: Array,
+    total: float,
+    *,
+    class_weight: Any,
+    label_smoothing: float,
+    temperature: float,
+    z_loss: float,
+    class_mask: Any,
 ) -> Array:
-    """The logarithms of the classes' shares of the weight."""
-    share = (1 - label_smoothing) * classes + label_smoothing * total / len(classes)
-    share = share * (1.0 if class_weight is None else class_weight)
+    """The logarithms of the classes' shares of the weight, which have no `z_loss` to pay.
+
+    A class that `class_mask` leaves out has 0, which plays no part.
+    """
+    kept = np.ones(len(classes), bool) if class_mask is None else class_mask
+    if kept.shape != classes.shape:
+        raise ValueError(
+            f"{loss.name}: class_mask: expected shape {classes.shape}, got {kept.shape}"
+        )
+    share = (1 - label_smoothing) * classes + label_smoothing * total / kept.sum()
+    share = np.where(kept, share * (1.0 if class_weight is None else class_weight), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        logs: Array = np.log(share / share.sum())
-    return logs
+        logs = temperature * np.log(share / share.sum())
+    return np.where(kept, logs, 0)

@@ -209,6 +209,7 @@ def _matrix(run: Set, name: str, z: Any) -> Array:
     formula=r"-\frac{1}{2N} \sum_i "
     r"\log \frac{e^{s_{i p(i)} / \tau}}{\sum_{j \ne i} e^{s_{ij} / \tau}}",
     naive=_nt_xent,
+    inputs=("z1", "z2"),
 )
 def nt_xent_loss(
     run: Set,
@@ -301,6 +302,7 @@ def nt_xent_loss(
     formula=r"\frac{1}{|I|} \sum_{i \in I} \frac{-1}{|P(i)|} \sum_{p \in P(i)} "
     r"\log \frac{e^{s_{ip} / \tau}}{\sum_{j \ne i} e^{s_{ij} / \tau}}",
     naive=_supervised,
+    inputs=("z",),
 )
 def supervised_contrastive_loss(
     run: Set,

@@ -1,4 +1,4 @@
-"""Counts and likelihoods: losses of the logarithm of a mean and a target that is not negative."""
+"""Counts and amounts: losses of the logarithm of a mean and a target that is not negative."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses of one class out of several, from a row of logits."""
+"""Losses of one class out of several, from a row of scores or of probabilities."""
 
 from __future__ import annotations
 
@@ -259,6 +259,7 @@ def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any
     formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
     naive=_softmax_focal,
     terms=_softmax_focal_terms,
+    ulp=(4, 4, 6),
     link="multilogit",
 )
 def softmax_focal_loss(

@@ -71,7 +71,12 @@ def _penalty(
     return run(total, gradients[0])
 
 
-@first_order_loss(Set, formula=r"\lambda \sum |w|", naive=_l1)
+@first_order_loss(
+    Set,
+    formula=r"\lambda \sum |w|",
+    naive=_l1,
+    inputs=("weights",),
+)
 def l1_penalty(
     run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Unweighted]
 ) -> Gradients[Any]:
@@ -112,7 +117,12 @@ def l1_penalty(
     return _penalty(run, weights, common, run.check_knob("strength", strength), None)
 
 
-@first_order_loss(Set, formula=r"\tfrac{\lambda}{2} \sum w^2", naive=_l2)
+@first_order_loss(
+    Set,
+    formula=r"\tfrac{\lambda}{2} \sum w^2",
+    naive=_l2,
+    inputs=("weights",),
+)
 def l2_penalty(
     run: Set, weights: Weights, strength: NonNegative = 1.0, **common: Unpack[Unweighted]
 ) -> Gradients[Any]:
@@ -157,6 +167,7 @@ def l2_penalty(
     Set,
     formula=r"\lambda_1 \sum |w| + \tfrac{\lambda_2}{2} \sum w^2",
     naive=lambda m, weights, l1, l2: _l1(m, weights, l1) + _l2(m, weights, l2),
+    inputs=("weights",),
 )
 def elastic_net_penalty(
     run: Set,

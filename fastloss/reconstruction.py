@@ -33,6 +33,7 @@ def _maps(run: Set, name: str, x: Any) -> dict[str, Array]:
     Set,
     formula=r"\sum_m w_m \operatorname{mean} |f_m - t_m|^q",
     naive=_perceptual,
+    inputs=("features",),
 )
 def perceptual_loss(
     run: Set,

@@ -16,6 +16,7 @@ from benchmarks import __main__, contest, rivals
 
 TINY = {"rows": [((3, 5), 1), ((300, 11), None)]}
 TINY["elementwise"] = TINY["pairs"] = [((7,), 1), ((2001,), None)]
+TINY["vectors"] = TINY["set"] = [((150, 8), None)]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

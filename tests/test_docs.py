@@ -2,11 +2,13 @@
 
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 
 import fastloss as fl
 
 ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "differences.md"
 HEAD = "| | PyTorch | scikit-learn | knobs |"
 
@@ -27,6 +29,20 @@ def elsewhere() -> str:
         if loss.torch or loss.sklearn:
             lines.append(f"| `{name}` | {' | '.join(cells)} | {'; '.join(knobs) or 'the same'} |")
     return "\n".join(lines) + "\n"
+
+
+def families() -> str:
+    """The README's table of the losses: those of a module, which begins with what it is of."""
+    found: dict[str, list[str]] = {}
+    for name, loss in fl.losses().items():
+        about = (import_module(loss.__module__).__doc__ or "").split("\n")[0].rstrip(".")
+        found.setdefault(about, []).append(f"`{name}`")
+    lines = [f"| {about} | {', '.join(names)} |" for about, names in found.items()]
+    return "\n".join(["| family | losses |", "|---|---|", *lines]) + "\n"
+
+
+def test_the_readme_lists_every_loss():
+    assert families() in README.read_text(), "run: python tests/test_docs.py"
 
 
 def test_the_table_of_names_is_fresh():
@@ -60,3 +76,6 @@ if __name__ == "__main__":
     begin = text.index(HEAD)
     end = text.index("\n\n", begin) + 1
     PAGE.write_text(text[:begin] + elsewhere() + text[end:])
+    text = README.read_text()
+    begin = text.index("<!-- losses: begin -->\n") + len("<!-- losses: begin -->\n")
+    README.write_text(text[:begin] + families() + text[text.index("<!-- losses: end -->") :])

@@ -231,6 +231,10 @@ def composed(torch, name, x, knobs):
         return torch.nn.functional.gaussian_nll_loss(
             x["pred"], x["target"], x["log_var"].exp(), reduction="none", eps=0, **knobs
         )
+    if name == "gaussian_kl_loss":
+        normal = torch.distributions.Normal
+        posterior = normal(x["mu"], (x["log_var"] / 2).exp())
+        return torch.distributions.kl_divergence(posterior, normal(0.0, 1.0))
     if name == "laplace_nll_loss":
         return -torch.distributions.Laplace(x["pred"], x["scale"]).log_prob(x["target"])
     if name == "student_t_nll_loss":

@@ -18,7 +18,7 @@ import pytest
 import fastloss as fl
 
 WIDTH = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-ARITHMETIC = r"\bv?(?:add|sub|mul|div|max|min|sqrt|cmp\w*|and|andn|fn?m(?:add|sub)\d+)"
+ARITHMETIC = r"\bv?(?:add|sub|mul|div|max|min|sqrt|cmp\w*|and|andn|xor|fn?m(?:add|sub)\d+)"
 
 KERNELS = Path(__file__).resolve().parent.parent / "fastloss" / "kernels"
 

@@ -100,3 +100,27 @@ cdef void js_divergence_with_logits(fl_elements* b) noexcept nogil:
     MAP_FLUSHED(b, js_divergence_with_logits_at[float], js_divergence_with_logits_at[double])
 
 BLOCKS["js_divergence_with_logits"] = <size_t>&js_divergence_with_logits
+
+
+cdef inline void gaussian_kl_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    # z is the mean, y the logarithm of the variance. exp(y) - 1 - y without cancellation: from its
+    # series to 1, to 2 from half of y, as (exp(y / 2) - 1)^2 + 2 (exp(y / 2) - 1 - y / 2).
+    cdef T zero = 0, one = 1, two = 2, half = 0.5
+    cdef bint near = magnitude(y) <= one, middle = (y > one) & (y <= two)
+    cdef T t = y if near else (half * y if middle else zero), excess = exp_excess(-t)
+    cdef T rise = excess + t  # exp(t) - 1
+    cdef T e = exp_times(half, y, zero, zero), fall = half * expm1_nonpositive(y if y < 0 else zero)
+    cdef T far = e - half * (one + y) if y > 0 else fall - half * y
+    cdef T slope = e - half if y > 0 else fall
+    far = half * rise * rise + excess if middle else far
+    slope = half * rise * (rise + two) if middle else slope
+    loss[0] = half * z * z + (half * excess if near else far)
+    grad[0] = z
+    hess[0] = (half * rise if near else slope) + nan_or_0(y)
+
+
+cdef void gaussian_kl(fl_elements* b) noexcept nogil:
+    MAP_FLUSHED(b, gaussian_kl_at[float], gaussian_kl_at[double])
+
+BLOCKS["gaussian_kl"] = <size_t>&gaussian_kl
