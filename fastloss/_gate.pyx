@@ -549,7 +549,8 @@ cdef class RowsGate(Gate):
                 and (<cnp.ndarray>target).ndim == (2 if self.lists else 1)
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>target)
                 and cnp.PyArray_DIM(<cnp.ndarray>target, 0) == cnp.PyArray_DIM(<cnp.ndarray>pred, 0)
-                and (not self.lists or cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target))
+                and (not self.lists
+                     or cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target))
                 and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
