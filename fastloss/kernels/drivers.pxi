@@ -223,9 +223,11 @@ cdef int64_t listed(fl_call* c, Py_ssize_t row, Py_ssize_t slot) noexcept nogil:
     # The label in this slot of a row's list, or -1 where the list has ended. A label out of range,
     # even one that changed since it was checked, is flagged and ends it.
     cdef int64_t y = -1
-    if slot < c.classes:
-        fl_load_i64(&y, fl_row(&c.target, row) + slot * c.target.step, c.target.step, 1,
-                    c.target.code)
+    cdef const char* src = fl_row(&c.target, row) + slot * c.target.step
+    if slot < c.classes and c.target.code == FL_I64:
+        memcpy(&y, src, sizeof(y))
+    elif slot < c.classes:
+        fl_load_i64(&y, src, 0, 1, c.target.code)
     if -1 <= y < c.classes:
         return y
     c.bad = 1
