@@ -323,6 +323,11 @@ TORCH = {
 }
 
 
+# To how many roundings a loss's contenders agree, where that is not 100: PyTorch adds a label's
+# gradient up in float32, class by class.
+ROUNDINGS = {"multilabel_margin_loss": 5000}
+
+
 def opponents(
     loss: Loss[Any, Any], arguments: dict[str, Array], outs: tuple[Array, ...], threads: int
 ) -> dict[str, Call]:

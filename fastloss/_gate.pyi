@@ -29,6 +29,7 @@ class Job:
         z_loss: float = ...,
         divergence: int = ...,
         target_logits: bool = ...,
+        lists: bool = ...,
     ) -> None: ...
     @property
     def ranges(self) -> int: ...

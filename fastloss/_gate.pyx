@@ -56,7 +56,7 @@ cdef enum:
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
 
-FORMS = ("terms", "means", "divergence", "margins", "rival")  # as in src/call.h
+FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
 
 
 cdef fl_driver* driver_of(str name, int* form) except NULL:
@@ -100,6 +100,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     c.range = max(least, (c.size + RANGES - 1) // RANGES)
     c.range = max(align, (c.range + align - 1) // align * align)
     c.ranges = (c.size + c.range - 1) // c.range
+    if c.form == FL_LISTS:
+        return sizeof(fl_workspace) + 3 * unit
     if not c.stored:
         return sizeof(fl_workspace)
     # Room for two groups of rows, of which one is written while the other is read; for a group's
@@ -153,7 +155,7 @@ cdef class Job:
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
                  ignore_index=None, bint soft=False, bint across=False, double temperature=1,
-                 double z_loss=0, int divergence=0, bint target_logits=False):
+                 double z_loss=0, int divergence=0, bint target_logits=False, bint lists=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -173,6 +175,7 @@ cdef class Job:
         c.spread = smoothing != 0 or z_loss != 0
         c.divergence = divergence
         c.target_logits = target_logits
+        c.form = FL_LISTS if lists else FL_TERMS
         if domain is not None:
             c.bounded = True
             c.low, c.high, c.ends_only, c.open = domain
@@ -291,7 +294,7 @@ cdef class Gate:
     cdef double low, high
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional, knob_zero
-    cdef bint plain_mean, plain_sum, optional_array, labels
+    cdef bint plain_mean, plain_sum, optional_array, labels, lists
     cdef fl_driver* drivers
     cdef int form
     cdef double[4] knob_neutral
@@ -311,6 +314,7 @@ cdef class Gate:
         self.unless = loss.scalars().index(loss.domain.unless) if loss.domain.unless else -1
         self.optional_array = all(k.optional or not k.each for k in loss.knobs.values())
         self.labels = loss.domain.labels
+        self.lists = loss.domain.lists
         self.drivers = driver_of(self.driver, &self.form)
         scalars = [knob for knob in loss.knobs.values() if knob.scalar]
         self.n_knobs = len(scalars)
@@ -376,7 +380,7 @@ cdef class Gate:
         cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
         cdef bint of_rows = self.drivers != DRIVERS.elementwise
         cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
-        cdef Py_ssize_t[1] rows, strides
+        cdef Py_ssize_t[1] rows, strides, target_strides
         cdef double partial = 0, count = size
         cdef char* memory = NULL
         cdef fl_workspace* ws
@@ -419,6 +423,13 @@ cdef class Gate:
             c.pred.stride = strides
             c.target.cols = c.size
             c.target.step = target.itemsize
+            if self.lists:
+                c.soft = True
+                c.target.cols = c.classes
+                c.target.ndim = 1
+                c.target.shape = rows
+                target_strides[0] = c.classes * target.itemsize
+                c.target.stride = target_strides
             if ignore_index is not None:
                 c.has_ignored = True
                 c.ignored = ignore_index
@@ -523,20 +534,23 @@ cdef class RowsGate(Gate):
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
-        if (self.labels
+        if ((self.labels or self.lists)
                 and sample_weight is None and mask is None and reduction is None
                 and normalizer is None
                 and out is None and class_weight is None and class_mask is None
                 and no_threads(num_threads)
                 and self.neutral(values) and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
-                and (ignore_index is None
-                     or type(ignore_index) is int and -2**62 < ignore_index < 2**62)
+                and (ignore_index is None or self.labels
+                     and type(ignore_index) is int and -2**62 < ignore_index < 2**62)
                 and type(axis) is int and (axis == -1 or axis == 1)
                 and plain(pred) and (<cnp.ndarray>pred).ndim == 2
-                and type(target) is cnp.ndarray and (<cnp.ndarray>target).ndim == 1
+                and type(target) is cnp.ndarray
+                and (<cnp.ndarray>target).ndim == (2 if self.lists else 1)
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>target)
                 and cnp.PyArray_DIM(<cnp.ndarray>target, 0) == cnp.PyArray_DIM(<cnp.ndarray>pred, 0)
+                and (not self.lists
+                     or cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target))
                 and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):

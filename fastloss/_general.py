@@ -795,10 +795,15 @@ class Rows(_Pickles, RowsGate):
         num_threads: Any,
     ) -> Any:
         """Do a call of any kind."""
-        if ignore_index is not None and "ignore_index" not in self.loss.knobs:
-            raise self.loss.unknown({"ignore_index": ignore_index})
-        if label_smoothing != 0 and "label_smoothing" not in self.loss.knobs:
-            raise self.loss.unknown({"label_smoothing": label_smoothing})
+        for name, asked in (
+            ("ignore_index", ignore_index is not None),
+            ("label_smoothing", label_smoothing != 0),
+            ("class_mask", class_mask is not None),
+        ):
+            if asked and name not in self.loss.knobs:
+                raise self.loss.unknown({name: None})
+        if class_weight is not None and not any(knob.each for knob in self.loss.knobs.values()):
+            raise self.loss.unknown({"class_weight": None})
         axis = integer(self.loss, "axis", axis)
         pred = array(self.loss.name, "pred", pred)
         ndim = pred.ndim
@@ -853,6 +858,7 @@ class Rows(_Pickles, RowsGate):
             z_loss=given.get("z_loss", 0.0),
             divergence=self.divergence,
             target_logits=given.get("from_logits", 0.0) != 0,
+            lists=domain.lists,
         )
         rows = [i - (i > axis) for i in outer]  # the same axes, of the per-sample shape
         operands = {
@@ -877,11 +883,21 @@ class Rows(_Pickles, RowsGate):
             job.put("extra", weights)
 
         def check() -> None:
+            over = [
+                None if w is None else np.broadcast_to(np.expand_dims(w, axis), call.pred.shape)
+                for w in (weight, keep)
+            ]
+            if domain.lists:
+                listed = np.logical_and.accumulate(call.target != -1, axis)
+                listed &= True if over[1] is None else over[1]
+                index, value = call.first_bad(
+                    call.target, lambda y: (y < 0) | (y >= classes), over[0], listed
+                )
+                raise ValueError(
+                    f"{call.name}: target[{index}] = {value} is not a class label: expected "
+                    f"0 <= label < {classes}, or -1 to end the list"
+                )
             if soft:
-                over = [
-                    None if w is None else np.broadcast_to(np.expand_dims(w, axis), call.pred.shape)
-                    for w in (weight, keep)
-                ]
                 index, value = call.first_bad(call.target, domain.excludes, *over)
                 raise ValueError(
                     f"{call.name}: target[{index}] = {value} is not in "
@@ -901,7 +917,7 @@ class Rows(_Pickles, RowsGate):
         grad = arrays.get("g")
         in_place = grad is not None and _same(grad, call.pred)
         first = bounded and (in_place or self.results == "")
-        if not soft or first or (weighted and call.counts(reduction, normalizer)):
+        if not soft or domain.lists or first or (weighted and call.counts(reduction, normalizer)):
             job.start("weigh")
             run(job, threads)
             if job.bad:
@@ -963,7 +979,8 @@ class Rows(_Pickles, RowsGate):
 
     def _check_target(self, call: Call, axis: int, soft: bool, ignore_index: Any) -> None:
         shape, target = call.pred.shape, call.target
-        if soft and not self.loss.domain.shares:
+        lists = self.loss.domain.lists
+        if soft and not self.loss.domain.shares and not lists:
             cure = f"; of one-hot rows target.argmax({axis})" if target.shape == shape else ""
             raise call.fail(
                 ValueError,
@@ -985,8 +1002,9 @@ class Rows(_Pickles, RowsGate):
                 raise call.fail(
                     ValueError, "ignore_index", "needs labels, got class probabilities; use mask"
                 )
-            return
-        if target.shape != call.shape:
+            if not lists:
+                return
+        elif target.shape != call.shape:
             other = [i for i in range(len(shape)) if shape[:i] + shape[i + 1 :] == target.shape]
             cure = f"; the classes may be on axis={other[0]}" if other else ""
             raise call.fail(
@@ -1050,6 +1068,12 @@ class RowMargins(Rows):
 
     driver: ClassVar[str] = "margins"
     counted: ClassVar[bool] = False
+
+
+class RowLists(Rows):
+    """Row losses over the number of classes of a term of each class that is none and each label."""
+
+    driver: ClassVar[str] = "lists"
 
 
 class RowRival(Rows):

@@ -108,7 +108,8 @@ class Domain:
     """The numbers an input may be: [low, high], or the two ends alone. nan is let through.
 
     `open`: low itself is not one of them. `unless`: the flag that lifts the limits.
-    Targets of rows are class `labels`, or `shares`: such a number for each class.
+    Targets of rows are class `labels`, or `shares`: such a number for each class, or `lists`: of
+    pred's shape, along the classes the labels of a row, up to the first -1.
     """
 
     low: float = -math.inf
@@ -119,6 +120,7 @@ class Domain:
     unless: str = ""
     labels: bool = False
     shares: bool = False
+    lists: bool = False
 
     def contains(self, x: ArrayLike) -> NDArray[np.bool_]:
         """Elementwise, whether x may be a target."""
@@ -147,6 +149,7 @@ SCALES = Domain(0, open=True)
 SIGNS = Domain(-1, 1, ends_only=True)
 CLASSES = Domain(label="class labels or class probabilities", labels=True, shares=True)
 LABELS = Domain(label="class labels", labels=True)
+LABEL_LISTS = Domain(label="lists of class labels", lists=True)
 DISTRIBUTIONS = Domain(label="class probabilities", shares=True)
 CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
 LABELS_OR_CHANCES = Domain(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import Any, Unpack
 
+import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss import _optimum, kernels
-from fastloss._general import Elementwise, RowMeans
+from fastloss._general import Elementwise, RowLists, RowMeans
 from fastloss._loss import (
     BINARY,
     CHANCES,
+    LABEL_LISTS,
     SIGNS,
     UNIT,
     Common,
@@ -620,6 +622,68 @@ def hinge_embedding_loss(
     array([0.25, 0.75, 0.  ])
     """
     return run(pred, target, (margin,), **common)
+
+
+def _multilabel_margin(m: Any, z: Any, labels: Any) -> Any:
+    ends = [*(i for i, k in enumerate(labels) if k < 0), len(z)]
+    labels = labels[: ends[0]]
+    gaps = [np.delete(z, labels) - (z[k] - 1) for k in labels]
+    return sum((sum(m.where(gap > 0, gap, 0 * gap)) for gap in gaps), 0 * z[0]) / len(z)
+
+
+@loss(
+    RowLists,
+    kernels.multilabel_margin,
+    target=LABEL_LISTS,
+    formula=r"\frac{1}{K} \sum_{j \in y} \sum_{i \notin y} \max(0, 1 - z_j + z_i)",
+    naive=_multilabel_margin,
+    torch=Elsewhere("multilabel_margin_loss"),
+)
+def multilabel_margin_loss(
+    run: RowLists,
+    pred: ArrayLike,
+    target: ArrayLike,
+    *,
+    axis: int = -1,
+    **common: Unpack[Common],
+) -> Outputs:
+    r"""Hinge loss of each label of a sample against each class that is none, over the classes.
+
+    .. math:: \frac{1}{K} \sum_{j \in y} \sum_{i \notin y} \max(0, 1 - z_j + z_i)
+
+    Parameters
+    ----------
+    pred : array_like
+        Scores z, float32 or float64, or integers, which count as float64; the K classes on `axis`.
+    target : array_like of int
+        Of pred's shape: along `axis` the labels y of the sample, ended by the first -1 if they are
+        fewer than K. What is behind the end is not read; a label that is twice there counts twice.
+    axis : int, optional
+        The axis of the classes.
+    **common
+
+    Raises
+    ------
+    ValueError, TypeError
+        For shapes that differ, labels out of range (the first is named), dtypes that are not
+        numbers, an `out` that does not fit.
+
+    Notes
+    -----
+    PyTorch's ``multilabel_margin_loss``. At the kinks, z_j = 1 + z_i, the gradient is 0; the
+    Hessian is 0. Where there is no pair of a label and another class the loss is 0. The time grows
+    with the labels of a sample times the classes; a thread works in three times a row's memory.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> z, labels = [[0.1, 0.2, 0.4, 0.8], [2.0, 0.0, 0.5, 0.0]], [[3, 0, -1, -1], [0, -1, -1, -1]]
+    >>> fl.multilabel_margin_loss(z, labels, reduction="none").round(6)
+    array([0.85, 0.  ])
+    >>> fl.multilabel_margin_loss.grad(z[:1], labels[:1])
+    array([[-0.5,  0.5,  0.5, -0.5]])
+    """
+    return run(pred, target, axis=axis, **common)
 
 
 def _multilabel(m: Any, z: Any, y: Any, class_weight: Any) -> Any:

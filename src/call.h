@@ -61,7 +61,7 @@ typedef struct {
 
 /* What the terms of a row are (the driver `terms`); the names in fastloss/_gate.pyx are in this
  * order. */
-enum { FL_TERMS, FL_MEANS, FL_DIVERGENCE, FL_MARGINS, FL_RIVAL };
+enum { FL_TERMS, FL_MEANS, FL_DIVERGENCE, FL_MARGINS, FL_RIVAL, FL_LISTS };
 
 /* What an instruction set's module exports: its drivers, for float and double. A driver does one
  * range, in a workspace of the calling thread's. */

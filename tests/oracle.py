@@ -191,6 +191,8 @@ def exact(loss: Any, pred: Any, target: Any, knobs: dict[str, Any], seeds: Any =
             for k, x in enumerate(pred.ravel())
         ]
         t = _array(target) if np.ndim(target) else int(target) if wide else Dual(float(target))
+        if loss.domain.lists:
+            t = target
         knobs = {k: knob.default for k, knob in loss.knobs.items()} | knobs
         knobs = {
             k: _array(v) if np.ndim(v) else Dual(v) if isinstance(v, float) else v

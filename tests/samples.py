@@ -75,10 +75,12 @@ every_elementwise = pytest.mark.parametrize(
 
 
 def softness(loss):
-    """The kinds of target of a loss: of rows labels, or a number for each class, or either."""
+    """Of the kinds of target that a loss takes, whether it has pred's shape: of rows labels,
+    or a number for each class, or either; or a list.
+    """
     if loss.kind == "elementwise":
         return (False,)
-    return (False,) * loss.domain.labels + (True,) * loss.domain.shares
+    return (False,) * loss.domain.labels + (True,) * (loss.domain.shares or loss.domain.lists)
 
 
 # Of rows a loss of each driver, with each kind of target it takes: what differs is the drivers.
@@ -105,6 +107,13 @@ every_setting = pytest.mark.parametrize(
 )
 
 
+def label_lists(shape, classes, rng):
+    """Lists of 1 to 8 labels, some of them twice, and never all; behind their ends anything."""
+    target = rng.integers(classes, size=(*shape, classes))
+    ends = rng.integers(1, min(max(classes, 2), 9), (*shape, 1))
+    return np.where(np.arange(classes) == ends, -1, target)
+
+
 def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, seed=0):
     """`pred` and a valid `target`; `shape` is that of the per-sample loss."""
     rng = np.random.default_rng(seed)
@@ -114,6 +123,8 @@ def inputs(loss, shape=(6, 5), dtype=np.float64, classes=CLASSES, soft=False, se
             unit = 0.1 + 0.8 / (1 + np.exp(-pred))
             pred = loss.pred.low + (loss.pred.high - loss.pred.low) * unit
         pred = pred.astype(dtype)
+        if loss.domain.lists:
+            return pred, label_lists(shape, classes, rng)
         if soft or not loss.domain.labels:
             return pred, rng.dirichlet(np.ones(classes), shape).astype(dtype)
         return pred, rng.integers(classes, size=shape)

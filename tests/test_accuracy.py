@@ -23,7 +23,7 @@ from mpmath import mp, mpf
 import fastloss as fl
 import oracle
 from fastloss._loss import REAL
-from samples import softness
+from samples import label_lists, softness
 
 WORKER = """
 import pickle, sys
@@ -80,6 +80,8 @@ def row_cases(loss: fl.Loss, dtype: str, rng: np.random.Generator) -> list[Case]
         labels[::2] = np.where(mask, pred[::2], -np.inf).argmax(axis=1)
         of_logits = bool(knobs.get("from_logits"))
         target = oracle.soft_targets(pred, rng, from_logits=of_logits) * mask if soft else labels
+        if loss.domain.lists:
+            target = label_lists((n,), classes, rng)
         if loss.pred is not REAL:
             near = target if soft else labels[:, None] == np.arange(classes)
             pred = oracle.chances(dtype, near, rng)

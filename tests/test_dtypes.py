@@ -14,7 +14,6 @@ from samples import (
     every_rows_driver,
     inputs,
     results,
-    softness,
 )
 
 
@@ -162,7 +161,7 @@ def test_integers_count_as_float64(loss, kind):
 
 @pytest.mark.parametrize(
     "loss",
-    [loss for loss in LOSSES if loss.kind == "elementwise" or True in softness(loss)],
+    [loss for loss in LOSSES if loss.kind == "elementwise" or loss.domain.shares],
     ids=lambda loss: loss.name,
 )
 @pytest.mark.parametrize("kind", ["float32", "float64", ">f4", ">f8", "int8", ">i8", "bool"])

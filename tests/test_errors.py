@@ -152,6 +152,46 @@ def test_labels_out_of_range(loss, method, dtype, classes):
         assert_array_equal(pred, before)
 
 
+@every_method
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.uint8, np.uint64])
+@pytest.mark.parametrize("classes", [4, 100])
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("options", [{}, {"reduction": "none"}])
+def test_listed_labels_out_of_range(method, dtype, classes, axis, options):
+    loss = fl.multilabel_margin_loss
+    pred, target = inputs(loss, (40,), classes=classes)
+    top = np.iinfo(dtype).max
+    bad = [classes, top] if np.dtype(dtype).kind == "u" else [-2, classes, -100, top]
+    target[target < 0] = 0
+    for value in bad:
+        lists = target.astype(dtype)
+        lists[11, [2, 3]] = value, top
+        lists[3, 3] = value if axis else 0
+        z, y = (np.moveaxis(a, 1, axis).copy() for a in (pred, lists))
+        where = "target[3, 3]" if axis else "target[2, 11]"
+        with raises(ValueError, loss, f"{where} = {value} ", f"label < {classes}", "-1"):
+            getattr(loss, method)(z, y, axis=axis, **options)
+        before = z.copy()
+        with raises(ValueError, loss, where):
+            loss.grad(z, y, axis=axis, out=z, **options)
+        assert_array_equal(z, before)
+        with raises(ValueError, loss, "target[2, 11]" if axis == 0 else "target[11, 2]"):
+            loss(z, y, axis=axis, mask=np.arange(40) != 3)
+        loss(z, y, axis=axis, sample_weight=~np.isin(np.arange(40), [3, 11]))
+        with raises(ValueError, loss, where):
+            loss.normalizer(z, y, axis=axis)
+
+
+def test_lists_are_of_integers():
+    loss = fl.multilabel_margin_loss
+    pred, target = inputs(loss, (6,))
+    for kind in (float, bool):
+        with raises(TypeError, loss, "target", str(np.dtype(kind)), "target.astype(int)"):
+            loss(pred, target.astype(kind))
+    with raises(ValueError, loss, "target", "(6, 4)", "(6,)"):
+        loss(pred, target[:, 0])
+
+
 def test_a_label_to_ignore_has_a_cure():
     pred, target = inputs(fl.cross_entropy, (6,))
     target[2] = -100
@@ -345,7 +385,10 @@ def test_unknown_knobs_are_reported_for_the_loss(loss):
             call(pred, target, tempreature=2.0)
     with pytest.raises(TypeError, match=rf"{loss.name}.*'tempreature'"):
         loss.bind(tempreature=2.0)
-    for name, value in (("label_smoothing", 0.1), ("ignore_index", 1)):  # of some rows
+    of_some_rows = {"label_smoothing": 0.1, "ignore_index": 1, "class_mask": [True] * 4}
+    if not any(knob.each for knob in loss.knobs.values()):
+        of_some_rows["class_weight"] = [1.0] * 4
+    for name, value in of_some_rows.items():
         if name not in loss.knobs:
             with pytest.raises(TypeError, match=rf"{loss.name}.*'{name}'"):
                 loss(pred, target, **{name: value})

@@ -94,6 +94,8 @@ def test_masked_garbage_is_neither_read_nor_checked(loss, method, nan):
     put(dirty, (slice(0, 60, 3), ...), nan)
     if loss.domain.labels:
         garbage[~keep] = [-100, 2**62, -1] * 8
+    elif loss.domain.lists:
+        garbage[~keep] = [[-100], [2**62], [-2]] * 8
     elif loss.kind == "rows":
         garbage[~keep] = [[inf], [-5.0], [7.5]] * 8
     else:
@@ -535,6 +537,31 @@ def test_scores_of_infinity_and_margins(dtype, classes):
 
 @infinities
 @every_width
+def test_lists_of_labels(dtype, classes):
+    """None, all, one twice, infinite scores; what is behind the end is not read."""
+    loss, last = fl.multilabel_margin_loss, classes - 1
+    pred = np.zeros((7, classes), dtype)
+    target = np.full(pred.shape, -1)
+    target[1] = np.arange(classes)
+    target[2:, 0] = last
+    target[3, 1] = last
+    pred[2:, -1] = [-1, -1, 1, inf, -inf]
+    target[0, -1] = 99999
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    share = last / classes
+    assert_allclose(value, np.array([0, 0, 2 * share, 4 * share, 0, 0, inf], dtype), 1e-6)
+    times = np.array([0, 0, 1, 2, 0, 0, 1])
+    assert_allclose(grad[:, :-1], np.tile(times[:, None] / classes, last), 1e-6)
+    assert_allclose(grad[:, -1], -times * share, 1e-6)
+    assert not hess.any()
+    pred[:2] = pred[6] = np.nan
+    value, grad, hess = loss.value_grad_hess(pred, target, reduction="none")
+    assert_array_equal(np.isnan(value), np.arange(7) == 6)
+    assert np.isnan(grad[6]).all() and np.isnan(hess[6]).all() and not grad[:2].any()
+
+
+@infinities
+@every_width
 def test_a_nan_score_is_never_passed_over(dtype, classes):
     pred, target = inputs(fl.crammer_singer_loss, (classes,), dtype, classes)
     for k in range(min(classes, 70)):
@@ -542,6 +569,7 @@ def test_a_nan_score_is_never_passed_over(dtype, classes):
         dirty[0, k] = np.nan
         assert np.isnan(fl.crammer_singer_loss(dirty, target[:1]))
         assert np.isnan(fl.multi_margin_loss(dirty, target[:1]))
+        assert np.isnan(fl.multilabel_margin_loss(dirty, np.eye(1, classes, dtype=int) - 1))
 
 
 @infinities

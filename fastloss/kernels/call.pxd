@@ -20,6 +20,7 @@ cdef extern from "call.h" nogil:
         FL_DIVERGENCE
         FL_MARGINS
         FL_RIVAL
+        FL_LISTS
 
     ctypedef struct fl_operand:
         char* data

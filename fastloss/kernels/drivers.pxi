@@ -219,6 +219,21 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
                 w[i] *= class_weight
 
 
+cdef int64_t listed(fl_call* c, Py_ssize_t row, Py_ssize_t slot) noexcept nogil:
+    # The label in this slot of a row's list, or -1 where the list has ended. A label out of range,
+    # even one that changed since it was checked, is flagged and ends it.
+    cdef int64_t y = -1
+    cdef const char* src = fl_row(&c.target, row) + slot * c.target.step
+    if slot < c.classes and c.target.code == FL_I64:
+        memcpy(&y, src, sizeof(y))
+    elif slot < c.classes:
+        fl_load_i64(&y, src, 0, 1, c.target.code)
+    if -1 <= y < c.classes:
+        return y
+    c.bad = 1
+    return -1
+
+
 cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     # partial[index] = the sum of the weights; checks labels, and targets where `bounded`.
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin
@@ -249,6 +264,10 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
                     target = read(y, &c.target, (at + j + i) * c.classes + col, m)
                     if outside(c, target, <const T*>NULL, m):
                         c.bad = 1
+            for i in range(take if c.form == FL_LISTS else 0):
+                col = 0
+                while row_weight[i] != 0 and listed(c, at + j + i, col) >= 0:
+                    col += 1
             if c.extra.data and c.spread and not c.soft:
                 for i in range(take):
                     if row_weight[i] != 0:
@@ -1307,6 +1326,8 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
 #               `balance` gives and is added in double
 # FL_MARGINS    the other classes and the label's prediction, over the number of classes
 # FL_RIVAL      the largest of the other classes and the label's prediction: a single term
+# FL_LISTS      each class that is no label and the prediction of each label, over the number of
+#               classes; the target is the list of the labels (`list_rows`)
 # Where a row has a single term it is found first, then written among zeros. The units are those of
 # the rows above: LANES rows side by side or one. A row whose loss is nan is nan in all classes.
 
@@ -1603,6 +1624,101 @@ cdef void term_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row
             fill_row(&c.hess, row + i - j, <T>NAN)
 
 
+cdef inline void keep_others(T* loss, T* grad, T* active, T* count, const T* other, const T* live,
+                             Py_ssize_t steps, bint slopes) noexcept nogil:
+    # Clears the terms of labels and of lanes without one; counts those that cost something, by
+    # class and by lane.
+    cdef Py_ssize_t i, lane
+    cdef T zero = 0, x
+    for i in range(steps):
+        for lane in range(LANES):
+            x = loss[i * LANES + lane]
+            loss[i * LANES + lane] = zero if other[i * LANES + lane] * live[lane] == 0 else x
+    for i in range(steps if slopes else 0):
+        for lane in range(LANES):
+            x = grad[i * LANES + lane]
+            x = zero if other[i * LANES + lane] * live[lane] == 0 else x
+            active[i * LANES + lane] += x
+            count[lane] += x
+
+
+cdef void list_rows(fl_call* c, fl_workspace* ws, fl_elements* b, Py_ssize_t row, Py_ssize_t n,
+                    Terms* s, Py_ssize_t j, T tag) noexcept nogil:
+    # As `term_rows`, of lists of labels: a label after the other with all classes. The scratch
+    # holds the scores, which an output may lie on, 1 for the classes that are no labels, and the
+    # gradients, which until the end count terms: exactly.
+    cdef Py_ssize_t all_steps = steps_of(c), size = all_steps * LANES, most = 0
+    cdef Py_ssize_t slot, step, steps, i, k, lane
+    cdef T* z = <T*>(ws + 1)
+    cdef T* other = z + c.unit
+    cdef T* active = other + c.unit
+    cdef T* y = <T*>ws.target
+    cdef T[LANES] live, count, w, scale
+    cdef Py_ssize_t[LANES] labels, at
+    cdef LaneSums sum
+    cdef double of_label
+    no_lanes(&sum, tag)
+    b.scale = 1
+    b.target = y
+    if c.lanes:
+        load_lanes(z, &c.pred, row, n, 0, all_steps)
+    else:
+        load(z, fl_row(&c.pred, row), c.pred.step, c.classes, c.pred.code)
+    for k in range(size):
+        other[k] = 1 if c.lanes or k < c.classes else 0
+        active[k] = 0
+    for lane in range(n):
+        labels[lane] = 0
+        while s.w[j + lane] != 0:
+            k = place(c, listed(c, row + lane, labels[lane]), lane, 0, all_steps)
+            if k < 0:
+                break
+            other[k] = 0
+            labels[lane] += 1
+        most = max(most, labels[lane])
+    for slot in range(most):
+        for lane in range(LANES):
+            count[lane] = live[lane] = y[lane] = 0
+        for lane in range(n):
+            at[lane] = -1
+            if slot < labels[lane]:
+                at[lane] = place(c, listed(c, row + lane, slot), lane, 0, all_steps)
+            if at[lane] >= 0:
+                live[lane] = 1
+                y[lane] = z[at[lane]]
+        for lane in range(0 if c.lanes else LANES):
+            live[lane] = live[0]
+            y[lane] = y[0]
+        for i in range(1, min(<Py_ssize_t>STEPS, all_steps)):
+            memcpy(y + i * LANES, y, LANES * sizeof(T))
+        for step from 0 <= step < all_steps by STEPS:
+            steps = min(<Py_ssize_t>STEPS, all_steps - step)
+            k = step * LANES
+            b.pred = z + k
+            b.n = steps * LANES if c.lanes else min(steps * LANES, c.classes - k)
+            c.block(b)
+            keep_others(<T*>b.loss, <T*>b.grad, active + k, count, other + k, live, steps,
+                        c.order > 0)
+            add_lanes(&sum, <T*>b.loss, b.n, steps)
+        for lane in range(n):
+            if at[lane] >= 0:
+                of_label = count[lane] if c.lanes else total(count, LANES)
+                active[at[lane]] -= <T>of_label
+    for lane in range(LANES):
+        i = j + (min(lane, n - 1) if c.lanes else 0)
+        w[lane] = <T>s.w[i]
+        scale[lane] = <T>(s.w[i] * c.scale / c.classes)
+    if c.grad.data:
+        scale_lanes(active, w, scale, all_steps)
+        write_terms(c, &c.grad, active, row, n, 0, all_steps)
+    for lane in range(n):
+        i = j + lane
+        s.loss[i] = 0 if s.w[i] == 0 else lane_sum(c, &sum, lane, tag) / c.classes * s.w[i]
+        fill_row(&c.hess, row + lane, <T>NAN if s.loss[i] != s.loss[i] else <T>0)
+        if s.loss[i] != s.loss[i]:
+            fill_row(&c.grad, row + lane, <T>NAN)
+
+
 cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, j
     cdef bint single = c.form == FL_RIVAL or c.form == FL_TERMS and not c.soft
@@ -1629,6 +1745,9 @@ cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
             single_terms(c, ws, &b, at, n, &s, tag)
         if single and c.order == 0:
             pass
+        elif c.form == FL_LISTS:
+            for j from 0 <= j < n by (LANES if c.lanes else 1):
+                list_rows(c, ws, &b, at + j, n if c.lanes else 1, &s, j, tag)
         elif c.lanes:
             term_rows(c, ws, &b, at, n, &s, 0, single, tag)
         else:

@@ -161,3 +161,14 @@ cdef void crammer_singer(fl_elements* b) noexcept nogil:
     MAP(b, crammer_singer_at[float], crammer_singer_at[double])
 
 BLOCKS["crammer_singer"] = <size_t>&crammer_singer
+
+
+cdef inline void multilabel_margin_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    margin_of(False, z, y, 1.0, loss, grad, hess)
+
+
+cdef void multilabel_margin(fl_elements* b) noexcept nogil:
+    MAP(b, multilabel_margin_at[float], multilabel_margin_at[double])
+
+BLOCKS["multilabel_margin"] = <size_t>&multilabel_margin
