@@ -137,6 +137,15 @@ typedef struct {
             }                                                                                      \
         }                                                                                          \
     }                                                                                              \
+    /* total += lane, which may be inf. */                                                         \
+    FL_INLINE void fl_flush_##S(const T *restrict lane, double *restrict total) {                  \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            FL_FLUSH(T, total, lane);                                                              \
+        for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                        \
+            double lost = total[FL_LANES + l];                                                     \
+            total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                                \
+        }                                                                                          \
+    }                                                                                              \
     /* total += x, which may be inf. */                                                            \
     FL_INLINE void fl_add_up_##S(const T *restrict x, ptrdiff_t steps, double *restrict total) {   \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
@@ -145,12 +154,7 @@ typedef struct {
             for (; i < end; ++i, x += FL_LANES)                                                    \
                 for (int l = 0; l < FL_LANES; ++l)                                                 \
                     lane[l] += x[l];                                                               \
-            for (int l = 0; l < FL_LANES; ++l)                                                     \
-                FL_FLUSH(T, total, lane);                                                          \
-            for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                    \
-                double lost = total[FL_LANES + l];                                                 \
-                total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                            \
-            }                                                                                      \
+            fl_flush_##S(lane, total);                                                             \
         }                                                                                          \
     }                                                                                              \
     /* total += x, with all the digits: what an addition loses is behind the total. */             \
@@ -178,6 +182,13 @@ typedef struct {
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
     }                                                                                              \
+    /* g -= u times scale. */                                                                      \
+    FL_INLINE void fl_less_##S(T *restrict g, const T *restrict u, ptrdiff_t steps,                \
+                               const T *restrict scale) {                                          \
+        for (ptrdiff_t i = 0; i < steps; ++i, g += FL_LANES, u += FL_LANES)                        \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                g[l] -= u[l] * scale[l];                                                           \
+    }                                                                                              \
     /* What a divergence's derivatives g and h in log p make of those in the logits: g - p G, and  \
      * (1 - p) m - p (m - p H) with m = g + h - p G. The greatest p's 1 - p is given. p, g and h    \
      * are divided by FL_HALFWAY, so that no partial product is subnormal. */                      \
@@ -196,6 +207,46 @@ typedef struct {
                            * (FL_HALFWAY_##S * scale[l]) * slope;                                  \
             }                                                                                      \
     }                                                                                              \
+    /* log(share) - y + low, -inf where there is no share. */                                       \
+    FL_INLINE T fl_log_ratio_##S(T share, T y, T low) {                                            \
+        T log = fl_log_sum_##S(share, 0);                                                          \
+        log = share < INFINITY ? log : share;                                                      \
+        log = share < 0 ? NAN : (log - y) + low;                                                   \
+        return fabs(share) < FL_TINY_##S ? -INFINITY : log;                                        \
+    }                                                                                              \
+    /* Of x = log(q / p): p - q + q x = q (exp(-x) - 1 + x), more than a class's share of the       \
+     * divergence by p - q, so that it is not negative. */                                         \
+    FL_INLINE T fl_kl_term_##S(T x, T q, T p) {                                                    \
+        T close = q * fl_exp_excess_##S(x), apart = (p - q) + q * x;                               \
+        T term = fabs(x) < 1 ? close : apart;                                                      \
+        return x == -INFINITY ? p : term;                                                          \
+    }                                                                                              \
+    /* total += these terms of given q, or (`exact` 0) q x: as good where the sum is not small, and  \
+     * twice as fast. The rest is as in fl_ratios. */                                              \
+    FL_INLINE void fl_kl_terms_##S(int exact, const T *restrict e, const T *restrict z,            \
+                                   const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
+                                   const T *restrict sum, const T *restrict over,                  \
+                                   const T *restrict sum_low, const T *by,                         \
+                                   double *restrict total) {                                       \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
+        for (ptrdiff_t i = 0; i < steps;) {                                                        \
+            T lane[FL_LANES] = {0};                                                                \
+            ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
+            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0)              \
+                for (int l = 0; l < FL_LANES; ++l) {                                               \
+                    T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine), share = q[l] * sum[l]; \
+                    T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l], term = q[l] * x;            \
+                    if (exact) {                                                                   \
+                        T p = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                         \
+                        T close = q[l] * fl_exp_excess_##S(x), apart = (p - q[l]) + term;          \
+                        term = share < FL_TINY_##S ? p : fabs(x) < 1 ? close : apart;              \
+                    } else                                                                         \
+                        term = share < FL_TINY_##S ? 0 : term;                                     \
+                    lane[l] += share < 0 ? NAN : term;                                             \
+                }                                                                                  \
+            fl_flush_##S(lane, total);                                                             \
+        }                                                                                          \
+    }                                                                                              \
     /* p and x = log(q / p), p = exp(z - top) / sum being the prediction and q the target. Of target\
      * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;    \
      * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is \
@@ -211,7 +262,7 @@ typedef struct {
         for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, q += FL_LANES, p += FL_LANES,         \
                        x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                                               \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l], log_ratio; \
+                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l]; \
                 p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                             \
                 if (of_logits) { /* the difference of two differences, without their rounding */  \
                     T a = t[l] - t_top[l], va = a - t[l], vd = d - z[l];                           \
@@ -222,14 +273,10 @@ typedef struct {
                     low += (a - (apart - va)) - (d + va);                                          \
                     low = by ? low * high + apart * fine : low;                                  \
                     low = fabs(low) < INFINITY ? low : 0; /* beyond the finite numbers */          \
-                    log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]);  \
-                } else {                                                                           \
-                    share *= sum[l];                                                               \
-                    T log = fl_log_sum_##S(share, 0);                                              \
-                    log = share < INFINITY ? log : share;                                          \
-                    log_ratio = share < 0 ? NAN : (log - y) + shift_low[l];                        \
-                }                                                                                  \
-                x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                          \
+                    T log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]); \
+                    x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                      \
+                } else                                                                             \
+                    x[l] = fl_log_ratio_##S(share * sum[l], y, shift_low[l]);                      \
             }                                                                                      \
     }                                                                                              \
     /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \

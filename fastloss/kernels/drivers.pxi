@@ -626,6 +626,39 @@ cdef inline void ratios(bint of_logits, T* x, T* p, const T* e, const T* z, cons
                       ws.first, ws.second, by)
 
 
+cdef inline void kl_terms_as(bint exact, const T* e, const T* z, const T* q, Py_ssize_t steps,
+                             fl_workspace* ws, const T* by) noexcept nogil:
+    if T is float:
+        fl_kl_terms_f32(exact, e, z, q, steps, <float*>ws.top, <float*>ws.near, <float*>ws.factor,
+                        <float*>ws.second, by, ws.below)
+    else:
+        fl_kl_terms_f64(exact, e, z, q, steps, ws.top, ws.near, ws.factor, ws.second, by, ws.below)
+
+
+cdef inline void kl_terms(bint exact, const T* e, const T* z, const T* q, Py_ssize_t steps,
+                          fl_workspace* ws, const T* by) noexcept nogil:
+    # The flags are constants in each of the loops.
+    if not exact and by != NULL:
+        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, by)
+    elif not exact:
+        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, <const T*>NULL)
+    elif e != NULL and by != NULL:
+        kl_terms_as(True, e, z, q, steps, ws, by)
+    elif e != NULL:
+        kl_terms_as(True, e, z, q, steps, ws, <const T*>NULL)
+    elif by != NULL:
+        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, by)
+    else:
+        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, <const T*>NULL)
+
+
+cdef inline void less(T* g, const T* u, Py_ssize_t steps, const T* scale) noexcept nogil:
+    if T is float:
+        fl_less_f32(g, u, steps, scale)
+    else:
+        fl_less_f64(g, u, steps, scale)
+
+
 cdef inline void add_up(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
     if T is float:
         fl_add_up_f32(x, steps, total)
@@ -958,6 +991,49 @@ cdef inline double settled(double* x, bint lanes, Py_ssize_t i, double less) noe
     return (x[i] - less) - x[LANES + i] if lanes else fl_settled(x, less)
 
 
+cdef void diverge_from_probs(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
+                             const T* only, bint exact) noexcept nogil:
+    # Kullback and Leibler's divergence of the rows [j, j + n) from probabilities, and their sums.
+    # Where it is large compared to them the sum of q x is as good as one in which nothing cancels.
+    cdef Py_ssize_t all_steps = steps_of(c), step, steps, i, k
+    cdef T* q = <T*>ws.target
+    cdef T* over = <T*>ws.factor
+    cdef const T* e = NULL
+    cdef const T* z = only
+    cdef const T* tops
+    cdef const T* by = cooling(c, ws, <T>0)
+    cdef T most
+    cdef double rest, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
+    clear(ws, True, False)
+    for step from 0 <= step < all_steps by STEPS:
+        steps = min(<Py_ssize_t>STEPS, all_steps - step)
+        if exact and c.stored:
+            e = <const T*>s.e + (0 if c.lanes else j * c.unit)
+            if not c.lanes:  # the block's exponentials are those below its own maximum
+                tops = e + all_steps * LANES
+                rest = (tops[step // STEPS] - s.top[j]) / c.temperature
+                over[0] = <T>(unit / s.sum[j] * (fl_exp_nonpositive_f64(rest) if rest < 0 else 1))
+                fill(over, 1)
+            e += step * LANES
+        if all_steps > STEPS:
+            z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
+        target_mass(c, ws, s, j, n, step, steps, q)
+        kl_terms(exact, e, z, <const T*>q, steps, ws, by)
+        if T is float and not exact:
+            add_in_double(<const T*>q, steps, ws.total)
+        else:
+            add_exactly(<const T*>q, steps, ws.total)
+    for i in range(j, j + n):
+        k = i - j
+        s.dot[i] = settled(ws.below, c.lanes, k, 0)
+        rest = settled(ws.total, c.lanes, k, 1)
+        s.mass[i] = 1 + rest
+        if exact:  # the terms are p - q + q x
+            s.dot[i] += rest
+        elif s.dot[i] < s.mass[i] / 2:
+            diverge_from_probs(c, ws, s, j, n, only, True)
+
+
 cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
                   const T* only) noexcept nogil:
     # The divergence of the rows [j, j + n) (`dot`), the sums of their q, and for the gradient of
@@ -983,6 +1059,9 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
     if c.target_logits:
         reduce_target(c, ws, s, j, n, <T>0)
     lane_constants(c, ws, s, j, n, <T>0)
+    if plain and not c.target_logits:
+        diverge_from_probs(c, ws, s, j, n, only, c.lanes)
+        return
     clear(ws, True, True)
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
@@ -999,14 +1078,10 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
                 add_up(<const T*>ws.grad, steps, ws.dot)
             if order > 1:
                 add_up(<const T*>ws.hess, steps, ws.mass)
-        elif c.target_logits:
+        else:
             for k in range(steps * LANES):
                 loss[k] = weighed(q[k], x[k])
             add_up(loss, steps, ws.dot)
-        elif T is float and not c.lanes:
-            add_in_double(q, steps, ws.total)
-        else:
-            add_exactly(q, steps, ws.total)
     for i in range(j, j + n):
         k = i - j
         s.dot[i] = settled(ws.below, c.lanes, k, 0)
@@ -1015,24 +1090,12 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
             s.dot[i] *= halfway(<T>0)
             s.first[i] = settled(ws.dot, c.lanes, k, 0) * halfway(<T>0)
             s.second[i] = settled(ws.mass, c.lanes, k, 0) * halfway(<T>0)
-        elif c.target_logits:
+        else:
             # The two logarithms of sums are wrong by d in all: sum q exp(-x) is exp(d), not 1, and
             # the sum of the terms too large by exp(d) - 1 - d.
             rest = s.dot[i] - settled(ws.dot, c.lanes, k, 0)
             s.dot[i] -= fl_minus_log1p_f64(rest)
             s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
-        else:  # the terms are p - q + q x
-            rest = settled(ws.total, c.lanes, k, 1)
-            if T is float and not c.lanes and s.dot[i] + fabs(rest) < 1e-5:
-                # The sum in double is not exact enough for so small a divergence.
-                clear(ws, False, False)
-                for step from 0 <= step < all_steps by STEPS:
-                    steps = min(<Py_ssize_t>STEPS, all_steps - step)
-                    target_mass(c, ws, s, j, n, step, steps, q)
-                    add_exactly(q, steps, ws.total)
-                rest = settled(ws.total, False, k, 1)
-            s.mass[i] = 1 + rest
-            s.dot[i] += rest
 
 
 cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
@@ -1115,7 +1178,7 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
     # Gradients and (into the workspace) Hessians of a block, but for the labels' own.
     cdef T* u = <T*>ws.target
     cdef T* scale = <T*>ws.scale
-    cdef Py_ssize_t i, lane
+    cdef Py_ssize_t lane
     if c.divergence == FL_ANY_DIVERGENCE:
         diverged(c, ws, s, j, n, step, steps, c.order, <const T*>NULL, <const T*>NULL)
         spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad)
@@ -1133,9 +1196,7 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
         target_mass(c, ws, s, j, n, step, steps, u)
         for lane in range(n, LANES):
             scale[lane] = scale[0]
-        for i in range(steps):
-            for lane in range(LANES):
-                grad[i * LANES + lane] -= u[i * LANES + lane] * scale[lane]
+        less(grad, u, steps, scale)
 
 
 cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
