@@ -86,9 +86,15 @@ typedef struct {
         rest = fabs(rest) < INFINITY ? rest : 0;                                                   \
         return tempered ? FL_FMA_##S(d, high, rest) : d;                                           \
     }                                                                                              \
+    /* Step i of memory that is soon read, if any, is brought near, to the L2 cache, while the loops \
+     * below compute: the processor's own prefetch stops at the end of a page. */                  \
+    FL_INLINE void fl_near_##S(const char *ahead, ptrdiff_t i) {                                   \
+        if (ahead)                                                                                 \
+            for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                                  \
+                __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);            \
+    }                                                                                              \
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
-     * the same unit. Meanwhile the memory at `ahead`, soon to be read, is brought near, to the L2 \
-     * cache: the processor's own prefetch stops at the end of a page. (`lower += x < ... ? x : 0` \
+     * the same unit. (`lower += x < ... ? x : 0` \
      * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in    \
      * two parts, or NULL. */                                                                      \
     FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
@@ -100,9 +106,7 @@ typedef struct {
             T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                         \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
             for (; i < end; ++i, z += FL_LANES, e += FL_LANES) {                                   \
-                if (ahead)                                                                         \
-                    for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                          \
-                        __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);        \
+                fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     T x = fl_exp_scaled_##S(fl_times_##S(z[l] - top[l], by != NULL, high, fine)); \
                     e[l] = x;                                                                      \
@@ -122,15 +126,17 @@ typedef struct {
     /* sum u (top - z) and sum u; where u is 0 so is the product, also for z = -inf. */            \
     FL_INLINE void fl_distances_##S(const T *restrict z, const T *restrict u, ptrdiff_t steps,     \
                                     const T *restrict top, double *restrict dot,                   \
-                                    double *restrict mass) {                                       \
+                                    double *restrict mass, const char *ahead) {                    \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0}, lane_u[FL_LANES] = {0};                                        \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
-            for (; i < end; ++i, z += FL_LANES, u += FL_LANES)                                     \
+            for (; i < end; ++i, z += FL_LANES, u += FL_LANES) {                                   \
+                fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     lane_u[l] += u[l];                                                             \
                     lane[l] += u[l] == 0 ? 0 : u[l] * (top[l] - z[l]);                             \
                 }                                                                                  \
+            }                                                                                      \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 dot[l] += lane[l];                                                                 \
                 mass[l] += lane_u[l];                                                              \
@@ -227,12 +233,13 @@ typedef struct {
                                    const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
                                    const T *restrict sum, const T *restrict over,                  \
                                    const T *restrict sum_low, const T *by,                         \
-                                   double *restrict total) {                                       \
+                                   double *restrict total, const char *ahead) {                    \
         T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0};                                                                \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
-            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0)              \
+            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0) {            \
+                fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine), share = q[l] * sum[l]; \
                     T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l], term = q[l] * x;            \
@@ -244,6 +251,7 @@ typedef struct {
                         term = share < FL_TINY_##S ? 0 : term;                                     \
                     lane[l] += share < 0 ? NAN : term;                                             \
                 }                                                                                  \
+            }                                                                                      \
             fl_flush_##S(lane, total);                                                             \
         }                                                                                          \
     }                                                                                              \
@@ -334,12 +342,6 @@ typedef struct {
 FL_INLINE double fl_settled(double *restrict x, double less) {
     FL_FOLD(32) FL_FOLD(16) FL_FOLD(8) FL_FOLD(4) FL_FOLD(2) FL_FOLD(1)
     return (x[0] - less) - x[FL_LANES]; /* the difference is exact where it is small */
-}
-
-/* Brings memory that is soon read to the L2 cache. */
-FL_INLINE void fl_near(const char *src, size_t bytes) {
-    for (size_t b = 0; b < bytes; b += 64)
-        __builtin_prefetch(src + b, 0, 2);
 }
 
 FL_DEFINE_LANES(float, f32)

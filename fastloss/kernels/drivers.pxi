@@ -535,8 +535,6 @@ cdef void target_mass(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
             col = step * LANES
             cols = min(steps * LANES, c.classes - col)
             src = fl_row(&c.target, row) + col * c.target.step
-            if adjacent(&c.target, <T>0):
-                fl_near(src + BLOCK * sizeof(T), cols * sizeof(T))
             load(u, src, c.target.step, cols, c.target.code)
     if c.spread:
         if c.class_mask.data:  # evenly over the classes kept
@@ -627,29 +625,30 @@ cdef inline void ratios(bint of_logits, T* x, T* p, const T* e, const T* z, cons
 
 
 cdef inline void kl_terms_as(bint exact, const T* e, const T* z, const T* q, Py_ssize_t steps,
-                             fl_workspace* ws, const T* by) noexcept nogil:
+                             fl_workspace* ws, const T* by, const char* ahead) noexcept nogil:
     if T is float:
         fl_kl_terms_f32(exact, e, z, q, steps, <float*>ws.top, <float*>ws.near, <float*>ws.factor,
-                        <float*>ws.second, by, ws.below)
+                        <float*>ws.second, by, ws.below, ahead)
     else:
-        fl_kl_terms_f64(exact, e, z, q, steps, ws.top, ws.near, ws.factor, ws.second, by, ws.below)
+        fl_kl_terms_f64(exact, e, z, q, steps, ws.top, ws.near, ws.factor, ws.second, by, ws.below,
+                        ahead)
 
 
 cdef inline void kl_terms(bint exact, const T* e, const T* z, const T* q, Py_ssize_t steps,
-                          fl_workspace* ws, const T* by) noexcept nogil:
+                          fl_workspace* ws, const T* by, const char* ahead) noexcept nogil:
     # The flags are constants in each of the loops.
     if not exact and by != NULL:
-        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, by)
+        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, by, ahead)
     elif not exact:
-        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, <const T*>NULL)
+        kl_terms_as(False, <const T*>NULL, z, q, steps, ws, <const T*>NULL, ahead)
     elif e != NULL and by != NULL:
-        kl_terms_as(True, e, z, q, steps, ws, by)
+        kl_terms_as(True, e, z, q, steps, ws, by, ahead)
     elif e != NULL:
-        kl_terms_as(True, e, z, q, steps, ws, <const T*>NULL)
+        kl_terms_as(True, e, z, q, steps, ws, <const T*>NULL, ahead)
     elif by != NULL:
-        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, by)
+        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, by, ahead)
     else:
-        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, <const T*>NULL)
+        kl_terms_as(True, <const T*>NULL, z, q, steps, ws, <const T*>NULL, ahead)
 
 
 cdef inline void less(T* g, const T* u, Py_ssize_t steps, const T* scale) noexcept nogil:
@@ -692,11 +691,11 @@ cdef inline void spread_out(bint hessian, const T* p, Py_ssize_t steps, fl_works
 
 
 cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
-                           double* dot, double* mass) noexcept nogil:
+                           double* dot, double* mass, const char* ahead) noexcept nogil:
     if T is float:
-        fl_distances_f32(z, u, steps, top, dot, mass)
+        fl_distances_f32(z, u, steps, top, dot, mass, ahead)
     else:
-        fl_distances_f64(z, u, steps, top, dot, mass)
+        fl_distances_f64(z, u, steps, top, dot, mass, ahead)
 
 
 cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, fl_workspace* ws,
@@ -745,7 +744,7 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
             z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
         if soft:
             target_mass(c, ws, s, 0, n, step, steps, u)
-            distances(z, u, steps, top, ws.dot, ws.mass)
+            distances(z, u, steps, top, ws.dot, ws.mass, NULL)
         exponentials(split, e + step * LANES, z, steps, top, by, ws.total, ws.below, NULL)
     for i in range(n):
         s.sum[i] = ws.total[i] * unscale
@@ -770,6 +769,12 @@ cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split
     if soft:
         for i in range(LANES):
             ws.dot[i] += weighed(ws.mass[i], rise)
+
+
+cdef inline const char* after_next(fl_call* c, const fl_operand* op, Py_ssize_t row,
+                                   Py_ssize_t step) noexcept nogil:
+    # The block after the next, or the row.
+    return fl_row(op, row) + (min((step + STEPS) * LANES, c.classes) + BLOCK) * op.step
 
 
 cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Rows* last,
@@ -811,13 +816,12 @@ cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Ro
         if keep:
             tops[step // STEPS] = m
             into = e + step * LANES
-        # The block after the next, or the row.
-        ahead = (fl_row(&c.pred, row)
-                 + (min((step + steps) * LANES, c.classes) + BLOCK) * c.pred.step)
+        ahead = after_next(c, &c.pred, row, step)
         exponentials(split, into, z, steps, top, by, ws.total, ws.below, ahead)
         if soft:
             target_mass(c, ws, s, j, 1, step, steps, u)
-            distances(z, u, steps, top, ws.dot, ws.mass)
+            distances(z, u, steps, top, ws.dot, ws.mass,
+                      after_next(c, &c.target, row, step) if c.soft else NULL)
     s.top[j] = m
     s.sum[j] = merged(ws.total) * unscale
     if split:
@@ -1018,20 +1022,23 @@ cdef void diverge_from_probs(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j
         if all_steps > STEPS:
             z = logits(c, &c.pred, s.row + j, n, step, steps, NULL, NULL, <T*>ws.pred, &most)
         target_mass(c, ws, s, j, n, step, steps, q)
-        kl_terms(exact, e, z, <const T*>q, steps, ws, by)
-        if T is float and not exact:
+        kl_terms(exact, e, z, <const T*>q, steps, ws, by,
+                 NULL if c.lanes else after_next(c, &c.target, s.row + j, step))
+        if not exact:
             add_in_double(<const T*>q, steps, ws.total)
         else:
             add_exactly(<const T*>q, steps, ws.total)
     for i in range(j, j + n):
         k = i - j
-        s.dot[i] = settled(ws.below, c.lanes, k, 0)
-        rest = settled(ws.total, c.lanes, k, 1)
-        s.mass[i] = 1 + rest
         if exact:  # the terms are p - q + q x
-            s.dot[i] += rest
-        elif s.dot[i] < s.mass[i] / 2:
-            diverge_from_probs(c, ws, s, j, n, only, True)
+            rest = settled(ws.total, c.lanes, k, 1)
+            s.mass[i] = 1 + rest
+            s.dot[i] = settled(ws.below, c.lanes, k, 0) + rest
+        else:
+            s.mass[i] = merged(ws.total)
+            s.dot[i] = merged(ws.below)
+    if not exact and s.dot[j] < s.mass[j] / 2:
+        diverge_from_probs(c, ws, s, j, 1, only, True)
 
 
 cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_t n,
