@@ -180,6 +180,27 @@ typedef struct {
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 total[l] += x[l];                                                                  \
     }                                                                                              \
+    /* z becomes cap tanh(z / cap). */                                                             \
+    FL_INLINE void fl_cap_##S(T *restrict z, ptrdiff_t n, double cap) {                            \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            T low, slope, x = fl_divided_##S(z[i], cap, &low);                                     \
+            z[i] = (T)cap * fl_tanh_##S(x, low, &slope);                                           \
+        }                                                                                          \
+    }                                                                                              \
+    /* From the derivatives in cap tanh(z / cap) those in z. What has none, has none, whatever z. */ \
+    FL_INLINE void fl_uncap_##S(int hessian, const T *restrict z, ptrdiff_t n, double cap,         \
+                                T *restrict g, T *restrict h) {                                    \
+        T by = (T)(-2 / cap);                                                                      \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            T low, slope, x = fl_divided_##S(z[i], cap, &low), tanh = fl_tanh_##S(x, low, &slope); \
+            T first = g[i], second = hessian ? h[i] : 0;                                           \
+            if (hessian)                                                                           \
+                h[i] = first == 0 && second == 0                                                   \
+                           ? second                                                                \
+                           : (second * slope + first * (by * tanh)) * slope;                       \
+            g[i] = first == 0 ? first : first * slope;                                             \
+        }                                                                                          \
+    }                                                                                              \
     /* q = exp(t - top) times over. */                                                             \
     FL_INLINE void fl_shares_##S(T *restrict q, const T *restrict t, ptrdiff_t steps,              \
                                  const T *restrict top, const T *restrict over, const T *by) {     \

@@ -417,6 +417,36 @@ FL_INLINE double fl_log_cosh_unit_f64(double x) {
     return z * FL_FMA(odd, z, even);
 }
 
+/* tanh(x + low) and its derivative, 1 - tanh^2 without the cancellation; 2.6 and 4.1 ulp. */
+#define FL_DEFINE_TANH(T, S)                                                                       \
+    FL_INLINE T fl_tanh_##S(T x, T low, T *slope) {                                                \
+        T twice = -2 * (T)fabs(x), by = 2 * (x < 0 ? -low : low);                                  \
+        T u = fl_exp_nonpositive_##S(twice), less = fl_expm1_nonpositive_##S(twice);               \
+        less -= by * u;                                                                            \
+        u -= by * u;                                                                               \
+        T y = -less / (2 + less);                                                                  \
+        *slope = 4 * u / ((1 + u) * (1 + u));                                                      \
+        return x < 0 ? -y : y;                                                                     \
+    }
+FL_DEFINE_TANH(float, f32)
+FL_DEFINE_TANH(double, f64)
+
+/* x / c in two parts. */
+FL_INLINE float fl_divided_f32(float x, double c, float *low) {
+    double exact = x / c;
+    float y = (float)exact, rest = (float)(exact - y);
+    *low = fabsf(rest) < INFINITY ? rest : 0.0f;
+    return y;
+}
+
+FL_INLINE double fl_product_low_f64(double a, double b, double product);
+FL_INLINE double fl_divided_f64(double x, double c, double *low) {
+    double y = x / c, product = y * c;
+    double rest = ((x - product) - fl_product_low_f64(y, c, product)) / c;
+    *low = fabs(rest) < INFINITY ? rest : 0.0;
+    return y;
+}
+
 /* a b - product, product being a b rounded: what the rounding lost. */
 FL_INLINE float fl_product_low_f32(float a, float b, float product) {
     return (float)((double)a * b - product);

@@ -447,17 +447,20 @@ cdef void load_mask(T* keep, const fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_
 cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                      Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
                      T* block, T* most) noexcept nogil:
-    # Steps [step, step + steps) of a unit's logits (or its target's); the label's is taken out
-    # (-inf), as is padding. Of a single row, `most` gets their maximum.
+    # Steps [step, step + steps) of a unit's logits (or its target's), capped; the label's is taken
+    # out (-inf), as is padding. Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
     cdef bint take_out = not c.soft and not c.spread
     cdef bint masked = c.class_mask.data != NULL and op == &c.pred
+    cdef bint capped = c.softcap != 0 and op == &c.pred
     cdef T[BLOCK] keep
     cdef const char* src
     if masked:
         load_mask(keep, c, row, n, step, steps)
     if c.lanes:
         load_lanes(block, op, row, n, step, steps)
+        if capped:
+            cap(block, steps * LANES, c.softcap)
         for i in range(steps * LANES if masked else 0):
             block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         if take_out:
@@ -476,13 +479,15 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
     src = fl_row(op, row) + col * op.step
-    if adjacent(op, <T>0) and not masked:
+    if adjacent(op, <T>0) and not masked and not capped:
         if cols % LANES == 0 and not 0 <= k < cols:
             most[0] = highest_of_all(<const T*>src, steps)
             return <const T*>src
         most[0] = copy_highest(block, <const T*>src, cols)
     else:
         load(block, src, op.step, cols, op.code)
+        if capped:
+            cap(block, cols, c.softcap)
         for i in range(cols, steps * LANES):
             block[i] = -<T>INFINITY
         for i in range(cols if masked else 0):
@@ -656,6 +661,28 @@ cdef inline void less(T* g, const T* u, Py_ssize_t steps, const T* scale) noexce
         fl_less_f32(g, u, steps, scale)
     else:
         fl_less_f64(g, u, steps, scale)
+
+
+cdef void cap(T* z, Py_ssize_t n, double softcap) noexcept nogil:
+    if T is float:
+        fl_cap_f32(z, n, softcap)
+    else:
+        fl_cap_f64(z, n, softcap)
+
+
+cdef void uncap(fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps, T* z,
+                T* grad, T* hess) noexcept nogil:
+    # The derivatives in a block's logits, which are read again into z, from those in the capped.
+    cdef Py_ssize_t col = step * LANES, count = steps * LANES
+    if c.lanes:
+        load_lanes(z, &c.pred, row, n, step, steps)
+    else:
+        count = min(count, c.classes - col)
+        load(z, fl_row(&c.pred, row) + col * c.pred.step, c.pred.step, count, c.pred.code)
+    if T is float:
+        fl_uncap_f32(c.order == 2, z, count, c.softcap, grad, hess)
+    else:
+        fl_uncap_f64(c.order == 2, z, count, c.softcap, grad, hess)
 
 
 cdef inline void add_up(const T* x, Py_ssize_t steps, double* total) noexcept nogil:
@@ -1239,6 +1266,9 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
                     if 0 <= k < cols:
                         grad[k * LANES + lane] = 0 - first[lane]
                         hess[k * LANES + lane] = second[lane]
+        for step from 0 <= step < (cols if c.softcap != 0 else 0) by STEPS:
+            uncap(c, s.row, s.n, at + step, min(<Py_ssize_t>STEPS, cols - step), <T*>ws.extra,
+                  grad + step * LANES, hess + step * LANES)
         for lane in range(s.n if skipped else 0):
             if s.w[lane] == 0:
                 for i in range(cols):
@@ -1292,6 +1322,8 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
         if not c.soft and not c.spread and 0 <= k < cols:
             grad[k] = 0 - (<T*>ws.first)[0]
             hess[k] = (<T*>ws.second)[0]
+        if c.softcap != 0:
+            uncap(c, s.row + j, 1, step, steps, <T*>ws.extra, grad, hess)  # pred may be in use
     if c.grad.data:
         store(fl_row(&c.grad, s.row + j) + col * c.grad.step, grad, c.grad.step, cols, c.grad.code,
               c.stream)
