@@ -42,7 +42,7 @@ def _kept(z: Any, class_mask: Any) -> list[int]:
 
 
 def _cap(m: Any, z: Any, softcap: Any) -> tuple[list[Any], list[Any], list[Any]]:
-    """softcap tanh(z / softcap), and its first and second derivatives."""
+    """The capped logits c tanh(z / c), and their first and second derivatives."""
     if softcap is None:
         return list(z), [1] * len(z), [0] * len(z)
     e = [m.exp(2 * z_k / softcap) for z_k in z]

@@ -241,15 +241,9 @@ typedef struct {
         log = share < 0 ? NAN : (log - y) + low;                                                   \
         return fabs(share) < FL_TINY_##S ? -INFINITY : log;                                        \
     }                                                                                              \
-    /* Of x = log(q / p): p - q + q x = q (exp(-x) - 1 + x), more than a class's share of the       \
-     * divergence by p - q, so that it is not negative. */                                         \
-    FL_INLINE T fl_kl_term_##S(T x, T q, T p) {                                                    \
-        T close = q * fl_exp_excess_##S(x), apart = (p - q) + q * x;                               \
-        T term = fabs(x) < 1 ? close : apart;                                                      \
-        return x == -INFINITY ? p : term;                                                          \
-    }                                                                                              \
-    /* total += these terms of given q, or (`exact` 0) q x: as good where the sum is not small, and  \
-     * twice as fast. The rest is as in fl_ratios. */                                              \
+    /* The sum over the classes of p - q + q x = q (exp(-x) - 1 + x), x = log(q / p): none of these \
+     * terms is negative. Or (`exact` 0) of q x: as good where the sum is not small, and twice as   \
+     * fast. q is given, the rest is as in fl_ratios. */                                           \
     FL_INLINE void fl_kl_terms_##S(int exact, const T *restrict e, const T *restrict z,            \
                                    const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
                                    const T *restrict sum, const T *restrict over,                  \
@@ -262,7 +256,8 @@ typedef struct {
             for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0) {            \
                 fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
-                    T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine), share = q[l] * sum[l]; \
+                    T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine);                     \
+                    T share = q[l] * sum[l];                                                       \
                     T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l], term = q[l] * x;            \
                     if (exact) {                                                                   \
                         T p = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                         \

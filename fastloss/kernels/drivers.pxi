@@ -1064,7 +1064,8 @@ cdef void diverge_from_probs(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j
         else:
             s.mass[i] = merged(ws.total)
             s.dot[i] = merged(ws.below)
-    if not exact and s.dot[j] < s.mass[j] / 2:
+    # Of one row: above 1/8 the error was never more than 0.4 of what the bounds allow.
+    if not exact and s.dot[j] < s.mass[j] / 8:
         diverge_from_probs(c, ws, s, j, 1, only, True)
 
 

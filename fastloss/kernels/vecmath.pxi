@@ -58,8 +58,9 @@ cdef extern from "lanes.h" nogil:
                           const char*)
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*,
                           const char*)
-    void fl_kl_terms_f32(bint, const float*, const float*, const float*, Py_ssize_t, const float*, const float*,
-                        const float*, const float*, const float*, double*, const char*)
+    void fl_kl_terms_f32(bint, const float*, const float*, const float*, Py_ssize_t,
+                         const float*, const float*, const float*, const float*,
+                         const float*, double*, const char*)
     void fl_cap_f32(float*, Py_ssize_t, double)
     void fl_uncap_f32(bint, const float*, Py_ssize_t, double, float*, float*)
     void fl_less_f32(float*, const float*, Py_ssize_t, const float*)
@@ -73,8 +74,9 @@ cdef extern from "lanes.h" nogil:
                        const float*)
     void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, float, float*, float*)
-    void fl_kl_terms_f64(bint, const double*, const double*, const double*, Py_ssize_t, const double*, const double*,
-                        const double*, const double*, const double*, double*, const char*)
+    void fl_kl_terms_f64(bint, const double*, const double*, const double*, Py_ssize_t,
+                         const double*, const double*, const double*, const double*,
+                         const double*, double*, const char*)
     void fl_cap_f64(double*, Py_ssize_t, double)
     void fl_uncap_f64(bint, const double*, Py_ssize_t, double, double*, double*)
     void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
