@@ -326,7 +326,6 @@ def test_several_quantiles_of_one_target(shape):
     assert_allclose(got, fl.multi_quantile_loss(pred, target, q=levels), 1e-13)
 
 
-@pytest.mark.parametrize("soft", [False, True], ids=["labels", "soft"])
 @every_rows_driver
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, -3])
 def test_any_class_axis(loss, soft, axis):
