@@ -71,6 +71,18 @@ def atanh_rest(degree: int, s_max: mp.mpf) -> tuple[list[mp.mpf], mp.mpf]:
     )
 
 
+def log_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """The q of log(1 + f) = f + f^2 q(f) on [sqrt(1/2), sqrt(2)] - 1, and a hair more."""
+    wider, small = mp.mpf("1.0001"), mp.mpf(10) ** -3
+    return remez(
+        lambda f: (mp.log1p(f) - f) / f**2 if abs(f) > mp.mpf(10) ** -20 else -mp.mpf(1) / 2,
+        lambda f: abs(f**2 / mp.log1p(f)) if abs(f) > small else small,
+        (mp.sqrt(2) / 2 - 1) * wider,
+        (mp.sqrt(2) - 1) * wider,
+        degree,
+    )
+
+
 def log_cosh_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
     """The q of log(cosh(x)) = z q(z), z = x^2, on 0 <= x <= 1."""
 
@@ -85,7 +97,7 @@ for name, digits, (polynomial, worst) in [
     ("exp, double", 20, exp_rest(10)),
     ("log1p on [0, 1], float", 18, atanh_rest(3, mp.mpf(1) / 3)),
     ("log1p on [0, 1], double", 20, atanh_rest(9, mp.mpf(1) / 3)),
-    ("log, float", 18, atanh_rest(2, mp.mpf("0.17158"))),
+    ("log, float", 18, log_rest(8)),
     ("log, double", 20, atanh_rest(6, mp.mpf("0.17158"))),
     ("log cosh, float", 18, log_cosh_rest(6)),
     ("log cosh, double", 20, log_cosh_rest(14)),

@@ -27,6 +27,7 @@ class Job:
         across: bool = ...,
         temperature: float = ...,
         z_loss: float = ...,
+        softcap: float = ...,
         divergence: int = ...,
         target_logits: bool = ...,
         lists: bool = ...,

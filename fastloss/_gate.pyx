@@ -72,7 +72,7 @@ cdef fl_driver* driver_of(str name, int* form) except NULL:
 
 OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
 # The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
-NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0}
+NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0, "softcap": math.inf}
 
 
 cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
@@ -155,7 +155,8 @@ cdef class Job:
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
                  ignore_index=None, bint soft=False, bint across=False, double temperature=1,
-                 double z_loss=0, int divergence=0, bint target_logits=False, bint lists=False):
+                 double z_loss=0, double softcap=0, int divergence=0, bint target_logits=False,
+                 bint lists=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -172,6 +173,7 @@ cdef class Job:
         c.soft = soft
         c.temperature = temperature
         c.z_loss = z_loss
+        c.softcap = softcap
         c.spread = smoothing != 0 or z_loss != 0
         c.divergence = divergence
         c.target_logits = target_logits
@@ -520,10 +522,11 @@ cdef class PairsGate(Gate):
 
 cdef class RowsGate(Gate):
     cdef inline bint neutral(self, const double* knobs) noexcept:
-        # Whether the knobs are none of a row's options, or leave the row as it is.
+        # Whether the knobs are none of a row's options, or leave the row as it is; None (nan) does.
         cdef int i
         for i in range(self.n_knobs):
-            if self.knob_neutral[i] == self.knob_neutral[i] and knobs[i] != self.knob_neutral[i]:
+            if self.knob_neutral[i] == self.knob_neutral[i] and knobs[i] == knobs[i] and (
+                    knobs[i] != self.knob_neutral[i]):
                 return False
         return True
 

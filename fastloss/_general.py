@@ -842,6 +842,7 @@ class Rows(_Pickles, RowsGate):
         across = 0 < near < abs(call.pred.strides[axis])  # neighbours are rows, not classes
         scalars = [name for name, knob in self.loss.knobs.items() if knob.scalar]
         given = dict(zip(scalars, knobs, strict=True))
+        softcap = given.get("softcap", math.nan)
         job = Job(
             wide=call.dtype.itemsize == 8,
             order=2 if "h" in arrays else 1 if "g" in arrays else 0,
@@ -856,6 +857,7 @@ class Rows(_Pickles, RowsGate):
             across=across,
             temperature=given.get("temperature", 1.0),
             z_loss=given.get("z_loss", 0.0),
+            softcap=0.0 if math.isnan(softcap) else softcap,
             divergence=self.divergence,
             target_logits=given.get("from_logits", 0.0) != 0,
             lists=domain.lists,

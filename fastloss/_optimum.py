@@ -114,6 +114,7 @@ def log_frequencies(
     class_weight: Any,
     label_smoothing: float,
     temperature: float,
+    softcap: float | None,
     z_loss: float,
     class_mask: Any,
 ) -> Array:
@@ -130,4 +131,12 @@ def log_frequencies(
     share = np.where(kept, share * (1.0 if class_weight is None else class_weight), 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = temperature * np.log(share / share.sum())
+        if softcap is not None:
+            if z_loss == 0:  # then only their differences matter
+                logs -= (logs[kept].max() + logs[kept].min()) / 2
+            if not (abs(logs[kept]) < softcap).all():
+                raise ValueError(
+                    f"{loss.name}: softcap: {softcap} keeps logits from these shares of classes"
+                )
+            logs = softcap * np.arctanh(logs / softcap)
     return np.where(kept, logs, 0)

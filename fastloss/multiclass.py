@@ -41,6 +41,17 @@ def _kept(z: Any, class_mask: Any) -> list[int]:
     return [k for k in range(len(z)) if class_mask is None or class_mask[k]]
 
 
+def _cap(m: Any, z: Any, softcap: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """The capped logits c tanh(z / c), and their first and second derivatives."""
+    if softcap is None:
+        return list(z), [1] * len(z), [0] * len(z)
+    e = [m.exp(2 * z_k / softcap) for z_k in z]
+    tanh = [1 - 2 / (e_k + 1) for e_k in e]
+    slope = [4 / (e_k + 2 + 1 / e_k) for e_k in e]
+    bend = [-2 * t * s / softcap for t, s in zip(tanh, slope, strict=True)]
+    return [softcap * t for t in tanh], slope, bend
+
+
 def _cross_entropy(
     m: Any,
     z: Any,
@@ -49,8 +60,10 @@ def _cross_entropy(
     label_smoothing: Any,
     temperature: Any,
     z_loss: Any,
+    softcap: Any,
     class_mask: Any,
 ) -> Any:
+    z, _, _ = _cap(m, z, softcap)
     kept = _kept(z, class_mask)
     mass = _masses(kept, target, class_weight, label_smoothing)
     total = m.log(sum(m.exp(z[k] / temperature) for k in kept))
@@ -66,12 +79,16 @@ def _cross_entropy_terms(
     label_smoothing: Any,
     temperature: Any,
     z_loss: Any,
+    softcap: Any,
     class_mask: Any,
 ) -> Any:
     # With soft or smoothed targets the gradient is the difference of the mass's share and the mass.
-    # The logarithm of the sum is known to the last digit of the largest logit.
-    if np.ndim(target) == 0 and label_smoothing == 0 and z_loss == 0:
+    # The logarithm of the sum is known to the last digit of the largest logit. Through a cap the
+    # Hessian is a sum.
+    plain = np.ndim(target) == 0 and label_smoothing == 0 and z_loss == 0
+    if plain and softcap is None:
         return None, None, None
+    z, slope, bend = _cap(m, z, softcap)
     kept = _kept(z, class_mask)
     mass = _masses(kept, target, class_weight, label_smoothing)
     e = {k: m.exp(z[k] / temperature) for k in kept}
@@ -82,11 +99,14 @@ def _cross_entropy_terms(
     grad, hess = [], []
     for k in range(len(z)):
         p = e[k] / total if k in e else 0 * total
-        grad.append(max(mass.get(k, 0), p * first) / temperature)
-        second = max(first * p * (1 - p), 2 * z_loss * all_mass * p * p)
-        hess.append(second / temperature**2)
+        of_k = max(mass.get(k, 0), p * first) / temperature
+        if plain:
+            of_k = abs(p * all_mass - mass.get(k, 0)) / temperature
+        second = max(first * p * (1 - p), 2 * z_loss * all_mass * p * p) / temperature**2
+        grad.append(of_k * slope[k])
+        hess.append(max(second * slope[k] ** 2, of_k * abs(bend[k])))
     if z_loss == 0:
-        return None, grad, None
+        return None, grad, None if softcap is None else hess
     return z_loss * all_mass * log_total * largest, grad, hess
 
 
@@ -99,11 +119,16 @@ def _cross_entropy_terms(
     terms=_cross_entropy_terms,
     torch=Elsewhere(
         "cross_entropy",
-        {"class_weight": "weight", "temperature": None, "z_loss": None, "class_mask": None},
+        {
+            "class_weight": "weight",
+            **dict.fromkeys(("temperature", "z_loss", "softcap", "class_mask")),
+        },
     ),
     sklearn=Elsewhere(
         "HalfMultinomialLoss",
-        dict.fromkeys(("class_weight", "label_smoothing", "temperature", "z_loss", "class_mask")),
+        dict.fromkeys(
+            ("class_weight", "label_smoothing", "temperature", "z_loss", "softcap", "class_mask")
+        ),
     ),
     link="multilogit",
     constant=_optimum.log_frequencies,
@@ -117,6 +142,7 @@ def cross_entropy(
     label_smoothing: Fraction = 0.0,
     temperature: Positive = 1.0,
     z_loss: NonNegative = 0.0,
+    softcap: Positive | None = None,
     class_mask: ClassMask = None,
     ignore_index: int | None = None,
     axis: int = -1,
@@ -139,10 +165,14 @@ def cross_entropy(
     label_smoothing : float, optional
         The share s of each target that is spread evenly: t becomes t (1 - s) + s / K.
     temperature : float, optional
-        What divides the logits, before everything else. The gradient is that in `pred`.
+        What divides the logits, after `softcap` and before everything else. The gradient is that
+        in `pred`.
     z_loss : float, optional
         Adds this times the square of log sum exp, which keeps that near 0. It is weighed like the
         sample's loss, by class weights too.
+    softcap : float, optional
+        c, which bounds the logits: z becomes c tanh(z / c) at first. Their rounding is one of
+        numbers as large as c: what is promised to 4 ulp is then within 4 + 2 c.
     class_mask : array_like of bool, optional
         True is kept: one per class, or of pred's shape. A class that is left out is as if its logit
         were -inf: no part of the sum, gradient 0, and no share of `label_smoothing`. It can't be a
@@ -177,7 +207,7 @@ def cross_entropy(
     return run(
         pred,
         target,
-        (temperature, z_loss),
+        (temperature, z_loss, softcap),
         class_weight=class_weight,
         label_smoothing=label_smoothing,
         class_mask=class_mask,

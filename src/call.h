@@ -47,7 +47,8 @@ enum { FL_KULLBACK_LEIBLER = 1, FL_ANY_DIVERGENCE = 2 };
 typedef struct {
     fl_operand pred, target, extra, weight, mask, loss, grad, hess, class_mask;
     fl_block block;
-    double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, temperature, z_loss, low, high;
+    double knobs[FL_MAX_KNOBS], extra_value, scale, smoothing, temperature, z_loss, softcap;
+    double low, high;
     int64_t ignored;
     ptrdiff_t size, classes, range, ranges; /* in elements or rows */
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */

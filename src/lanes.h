@@ -86,9 +86,15 @@ typedef struct {
         rest = fabs(rest) < INFINITY ? rest : 0;                                                   \
         return tempered ? FL_FMA_##S(d, high, rest) : d;                                           \
     }                                                                                              \
+    /* Step i of memory that is soon read, if any, is brought near, to the L2 cache, while the loops \
+     * below compute: the processor's own prefetch stops at the end of a page. */                  \
+    FL_INLINE void fl_near_##S(const char *ahead, ptrdiff_t i) {                                   \
+        if (ahead)                                                                                 \
+            for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                                  \
+                __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);            \
+    }                                                                                              \
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
-     * the same unit. Meanwhile the memory at `ahead`, soon to be read, is brought near, to the L2 \
-     * cache: the processor's own prefetch stops at the end of a page. (`lower += x < ... ? x : 0` \
+     * the same unit. (`lower += x < ... ? x : 0` \
      * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in    \
      * two parts, or NULL. */                                                                      \
     FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
@@ -100,9 +106,7 @@ typedef struct {
             T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                         \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
             for (; i < end; ++i, z += FL_LANES, e += FL_LANES) {                                   \
-                if (ahead)                                                                         \
-                    for (size_t b = 0; b < FL_LANES * sizeof(T); b += 64)                          \
-                        __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);        \
+                fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     T x = fl_exp_scaled_##S(fl_times_##S(z[l] - top[l], by != NULL, high, fine)); \
                     e[l] = x;                                                                      \
@@ -122,19 +126,30 @@ typedef struct {
     /* sum u (top - z) and sum u; where u is 0 so is the product, also for z = -inf. */            \
     FL_INLINE void fl_distances_##S(const T *restrict z, const T *restrict u, ptrdiff_t steps,     \
                                     const T *restrict top, double *restrict dot,                   \
-                                    double *restrict mass) {                                       \
+                                    double *restrict mass, const char *ahead) {                    \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0}, lane_u[FL_LANES] = {0};                                        \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
-            for (; i < end; ++i, z += FL_LANES, u += FL_LANES)                                     \
+            for (; i < end; ++i, z += FL_LANES, u += FL_LANES) {                                   \
+                fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     lane_u[l] += u[l];                                                             \
                     lane[l] += u[l] == 0 ? 0 : u[l] * (top[l] - z[l]);                             \
                 }                                                                                  \
+            }                                                                                      \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 dot[l] += lane[l];                                                                 \
                 mass[l] += lane_u[l];                                                              \
             }                                                                                      \
+        }                                                                                          \
+    }                                                                                              \
+    /* total += lane, which may be inf. */                                                         \
+    FL_INLINE void fl_flush_##S(const T *restrict lane, double *restrict total) {                  \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            FL_FLUSH(T, total, lane);                                                              \
+        for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                        \
+            double lost = total[FL_LANES + l];                                                     \
+            total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                                \
         }                                                                                          \
     }                                                                                              \
     /* total += x, which may be inf. */                                                            \
@@ -145,12 +160,7 @@ typedef struct {
             for (; i < end; ++i, x += FL_LANES)                                                    \
                 for (int l = 0; l < FL_LANES; ++l)                                                 \
                     lane[l] += x[l];                                                               \
-            for (int l = 0; l < FL_LANES; ++l)                                                     \
-                FL_FLUSH(T, total, lane);                                                          \
-            for (int l = 0; l < FL_LANES && sizeof(T) == sizeof(double); ++l) {                    \
-                double lost = total[FL_LANES + l];                                                 \
-                total[FL_LANES + l] = fabs(lost) < INFINITY ? lost : 0;                            \
-            }                                                                                      \
+            fl_flush_##S(lane, total);                                                             \
         }                                                                                          \
     }                                                                                              \
     /* total += x, with all the digits: what an addition loses is behind the total. */             \
@@ -170,6 +180,27 @@ typedef struct {
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 total[l] += x[l];                                                                  \
     }                                                                                              \
+    /* z becomes cap tanh(z / cap). */                                                             \
+    FL_INLINE void fl_cap_##S(T *restrict z, ptrdiff_t n, double cap) {                            \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            T low, slope, x = fl_divided_##S(z[i], cap, &low);                                     \
+            z[i] = (T)cap * fl_tanh_##S(x, low, &slope);                                           \
+        }                                                                                          \
+    }                                                                                              \
+    /* From the derivatives in cap tanh(z / cap) those in z. What has none, has none, whatever z. */ \
+    FL_INLINE void fl_uncap_##S(int hessian, const T *restrict z, ptrdiff_t n, double cap,         \
+                                T *restrict g, T *restrict h) {                                    \
+        T by = (T)(-2 / cap);                                                                      \
+        for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
+            T low, slope, x = fl_divided_##S(z[i], cap, &low), tanh = fl_tanh_##S(x, low, &slope); \
+            T first = g[i], second = hessian ? h[i] : 0;                                           \
+            if (hessian)                                                                           \
+                h[i] = first == 0 && second == 0                                                   \
+                           ? second                                                                \
+                           : (second * slope + first * (by * tanh)) * slope;                       \
+            g[i] = first == 0 ? first : first * slope;                                             \
+        }                                                                                          \
+    }                                                                                              \
     /* q = exp(t - top) times over. */                                                             \
     FL_INLINE void fl_shares_##S(T *restrict q, const T *restrict t, ptrdiff_t steps,              \
                                  const T *restrict top, const T *restrict over, const T *by) {     \
@@ -177,6 +208,13 @@ typedef struct {
         for (ptrdiff_t i = 0; i < steps; ++i, t += FL_LANES, q += FL_LANES)                        \
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
+    }                                                                                              \
+    /* g -= u times scale. */                                                                      \
+    FL_INLINE void fl_less_##S(T *restrict g, const T *restrict u, ptrdiff_t steps,                \
+                               const T *restrict scale) {                                          \
+        for (ptrdiff_t i = 0; i < steps; ++i, g += FL_LANES, u += FL_LANES)                        \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                g[l] -= u[l] * scale[l];                                                           \
     }                                                                                              \
     /* What a divergence's derivatives g and h in log p make of those in the logits: g - p G, and  \
      * (1 - p) m - p (m - p H) with m = g + h - p G. The greatest p's 1 - p is given. p, g and h    \
@@ -196,6 +234,43 @@ typedef struct {
                            * (FL_HALFWAY_##S * scale[l]) * slope;                                  \
             }                                                                                      \
     }                                                                                              \
+    /* log(share) - y + low, -inf where there is no share. */                                       \
+    FL_INLINE T fl_log_ratio_##S(T share, T y, T low) {                                            \
+        T log = fl_log_sum_##S(share, 0);                                                          \
+        log = share < INFINITY ? log : share;                                                      \
+        log = share < 0 ? NAN : (log - y) + low;                                                   \
+        return fabs(share) < FL_TINY_##S ? -INFINITY : log;                                        \
+    }                                                                                              \
+    /* The sum over the classes of p - q + q x = q (exp(-x) - 1 + x), x = log(q / p): none of these \
+     * terms is negative. Or (`exact` 0) of q x: as good where the sum is not small, and twice as   \
+     * fast. q is given, the rest is as in fl_ratios. */                                           \
+    FL_INLINE void fl_kl_terms_##S(int exact, const T *restrict e, const T *restrict z,            \
+                                   const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
+                                   const T *restrict sum, const T *restrict over,                  \
+                                   const T *restrict sum_low, const T *by,                         \
+                                   double *restrict total, const char *ahead) {                    \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
+        for (ptrdiff_t i = 0; i < steps;) {                                                        \
+            T lane[FL_LANES] = {0};                                                                \
+            ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
+            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0) {            \
+                fl_near_##S(ahead, i);                                                             \
+                for (int l = 0; l < FL_LANES; ++l) {                                               \
+                    T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine);                     \
+                    T share = q[l] * sum[l];                                                       \
+                    T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l], term = q[l] * x;            \
+                    if (exact) {                                                                   \
+                        T p = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                         \
+                        T close = q[l] * fl_exp_excess_##S(x), apart = (p - q[l]) + term;          \
+                        term = share < FL_TINY_##S ? p : fabs(x) < 1 ? close : apart;              \
+                    } else                                                                         \
+                        term = share < FL_TINY_##S ? 0 : term;                                     \
+                    lane[l] += share < 0 ? NAN : term;                                             \
+                }                                                                                  \
+            }                                                                                      \
+            fl_flush_##S(lane, total);                                                             \
+        }                                                                                          \
+    }                                                                                              \
     /* p and x = log(q / p), p = exp(z - top) / sum being the prediction and q the target. Of target\
      * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;    \
      * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is \
@@ -211,7 +286,7 @@ typedef struct {
         for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, q += FL_LANES, p += FL_LANES,         \
                        x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                                               \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l], log_ratio; \
+                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l]; \
                 p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                             \
                 if (of_logits) { /* the difference of two differences, without their rounding */  \
                     T a = t[l] - t_top[l], va = a - t[l], vd = d - z[l];                           \
@@ -222,14 +297,10 @@ typedef struct {
                     low += (a - (apart - va)) - (d + va);                                          \
                     low = by ? low * high + apart * fine : low;                                  \
                     low = fabs(low) < INFINITY ? low : 0; /* beyond the finite numbers */          \
-                    log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]);  \
-                } else {                                                                           \
-                    share *= sum[l];                                                               \
-                    T log = fl_log_sum_##S(share, 0);                                              \
-                    log = share < INFINITY ? log : share;                                          \
-                    log_ratio = share < 0 ? NAN : (log - y) + shift_low[l];                        \
-                }                                                                                  \
-                x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                          \
+                    T log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]); \
+                    x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                      \
+                } else                                                                             \
+                    x[l] = fl_log_ratio_##S(share * sum[l], y, shift_low[l]);                      \
             }                                                                                      \
     }                                                                                              \
     /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \
@@ -287,12 +358,6 @@ typedef struct {
 FL_INLINE double fl_settled(double *restrict x, double less) {
     FL_FOLD(32) FL_FOLD(16) FL_FOLD(8) FL_FOLD(4) FL_FOLD(2) FL_FOLD(1)
     return (x[0] - less) - x[FL_LANES]; /* the difference is exact where it is small */
-}
-
-/* Brings memory that is soon read to the L2 cache. */
-FL_INLINE void fl_near(const char *src, size_t bytes) {
-    for (size_t b = 0; b < bytes; b += 64)
-        __builtin_prefetch(src + b, 0, 2);
 }
 
 FL_DEFINE_LANES(float, f32)

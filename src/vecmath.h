@@ -223,20 +223,23 @@ FL_INLINE double fl_log1p_unit_f64(double u) {
 /* m + c = 2^k (1 + f + c'), 2^k the power of two next to m, for normal m > 0 and c what rounding m
  * lost: f, k and c', what rounding f lost. */
 FL_INLINE float fl_log_parts_f32(float m, float *c, float *k) {
-    const uint32_t sqrt_half = 0x3f3504f3u, one = 0x3f800000u;
+    const uint32_t sqrt_half = 0x3f3504f3u;
     uint32_t bits, low, scale;
-    float f, twice, d;
+    float f, twice;
     memcpy(&bits, &m, sizeof bits);
-    bits += one - sqrt_half;
+    bits -= sqrt_half;
     low = (bits & 0x007fffffu) + sqrt_half;
-    scale = 0x7f800000u - (bits & 0x7f800000u); /* 2^(1 - k), a number also for the largest m */
     memcpy(&f, &low, sizeof f);
-    memcpy(&twice, &scale, sizeof twice);
-    *k = (float)(int32_t)(bits >> 23) - 127.0f;
+    *k = (float)((int32_t)bits >> 23);
     f -= 1.0f;
-    d = *c * (0.5f * twice);
-    *c = d - ((f + d) - f);
-    return f + d;
+    if (!(__builtin_constant_p(*c) && *c == 0)) { /* the compiler may not drop 0 times a number */
+        scale = (0x40000000u - (bits & 0x7f800000u)) & 0x7f800000u; /* 2^(1 - k) */
+        memcpy(&twice, &scale, sizeof twice);
+        float d = *c * (0.5f * twice), sum = f + d;
+        *c = d - (sum - f);
+        f = sum;
+    }
+    return f;
 }
 
 FL_INLINE double fl_log_parts_f64(double m, double *c, double *k) {
@@ -261,11 +264,17 @@ FL_INLINE double fl_log_parts_f64(double m, double *c, double *k) {
 /* log(m + c), as k log 2 + log1p(f). What the sums lose, where the two cancel, is added last; what that
  * loses is `low`. */
 FL_INLINE float fl_log_pair_f32(float m, float c, float *low) {
-    float k, f = fl_log_parts_f32(m, &c, &k);
-    float s = f / (2.0f + f), z = s * s;
-    float q = FL_FMAF(FL_FMAF(0.298718354804243806f, z, 0.399775379198123812f), z,
-                      0.666667764084163084f);
-    float rest = FL_FMAF(-s, FL_FMAF(-z, q, f), k * 9.0580006145e-06f);
+    /* Without a division, which took half the time: log1p(f) = f + f^2 q(f). */
+    float k, f = fl_log_parts_f32(m, &c, &k), f2 = f * f;
+    float even = -0.0762093269312132682f, odd = 0.129042522198379012f;
+    even = FL_FMAF(even, f2, -0.132432331455116093f);
+    odd = FL_FMAF(odd, f2, 0.141818749163116934f);
+    even = FL_FMAF(even, f2, -0.166090623883713443f);
+    odd = FL_FMAF(odd, f2, 0.200019706146054577f);
+    even = FL_FMAF(even, f2, -0.250015835192106443f);
+    odd = FL_FMAF(odd, f2, 0.333333257519452178f);
+    even = FL_FMAF(even, f2, -0.499999883382436203f);
+    float rest = FL_FMAF(FL_FMAF(odd, f, even), f2, k * 9.0580006145e-06f);
     float exact = k * 6.9313812256e-01f, sum = exact + f;
     float tail = (f - (sum - exact)) + (rest + c), high = sum + tail;
     *low = tail - (high - sum);
@@ -406,6 +415,36 @@ FL_INLINE double fl_log_cosh_unit_f64(double x) {
     odd = FL_FMA(odd, z2, -0.083333333333331236795);
     even = FL_FMA(even, z2, 0.4999999999999999954);
     return z * FL_FMA(odd, z, even);
+}
+
+/* tanh(x + low) and its derivative, 1 - tanh^2 without the cancellation; 2.6 and 4.1 ulp. */
+#define FL_DEFINE_TANH(T, S)                                                                       \
+    FL_INLINE T fl_tanh_##S(T x, T low, T *slope) {                                                \
+        T twice = -2 * (T)fabs(x), by = 2 * (x < 0 ? -low : low);                                  \
+        T u = fl_exp_nonpositive_##S(twice), less = fl_expm1_nonpositive_##S(twice);               \
+        less -= by * u;                                                                            \
+        u -= by * u;                                                                               \
+        T y = -less / (2 + less);                                                                  \
+        *slope = 4 * u / ((1 + u) * (1 + u));                                                      \
+        return x < 0 ? -y : y;                                                                     \
+    }
+FL_DEFINE_TANH(float, f32)
+FL_DEFINE_TANH(double, f64)
+
+/* x / c in two parts. */
+FL_INLINE float fl_divided_f32(float x, double c, float *low) {
+    double exact = x / c;
+    float y = (float)exact, rest = (float)(exact - y);
+    *low = fabsf(rest) < INFINITY ? rest : 0.0f;
+    return y;
+}
+
+FL_INLINE double fl_product_low_f64(double a, double b, double product);
+FL_INLINE double fl_divided_f64(double x, double c, double *low) {
+    double y = x / c, product = y * c;
+    double rest = ((x - product) - fl_product_low_f64(y, c, product)) / c;
+    *low = fabs(rest) < INFINITY ? rest : 0.0;
+    return y;
 }
 
 /* a b - product, product being a b rounded: what the rounding lost. */

@@ -51,6 +51,7 @@ KNOBS = {
         {"class_weight": [1.0, 0.5, 2.0, 0.25]},
         {"class_weight": [1.0, 0.5, 2.0, 0.25], "label_smoothing": 0.3, "ignore_index": 1},
         {"temperature": 2.5},
+        {"softcap": 1.5},
         {"z_loss": 0.3, "class_weight": [1.0, 0.5, 2.0, 0.25], "temperature": 0.7},
         {"class_mask": [True, True, False, True], "label_smoothing": 0.3, "ignore_index": 2},
     ],

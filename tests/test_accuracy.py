@@ -163,14 +163,17 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     """What a row's bounds for the loss and for each class gain by the rounding of z - max, in eps.
 
     It is the distance to the largest of the other logits: p_k owes it for z_k - max, and the
-    leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader.
+    leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader. A cap
+    is as large as the numbers that are rounded.
     """
     if fl.losses()[case.name]._gate.driver != "rows":  # no softmax
         return 0.0, np.zeros(case.pred.shape[1])
     y, temperature = case.target[i], case.knobs.get("temperature", 1.0)
-    apart, kept = np.zeros(case.pred.shape[1]), case.knobs.get("class_mask", np.True_)
+    cap = case.knobs.get("softcap")
+    apart, kept = np.full(case.pred.shape[1], 2 * (cap or 0.0)), case.knobs.get("class_mask", True)
     for row in (case.pred[i], *([y] if case.knobs.get("from_logits") else [])):
-        z = np.where(kept, row.astype(float) / temperature, -np.inf)
+        z = row.astype(float) if cap is None else cap * np.tanh(row.astype(float) / cap)
+        z = np.where(kept, z / temperature, -np.inf)
         leader = z.argmax()
         away = z.max() - z
         if z.size > 1:
@@ -179,7 +182,7 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     leader = np.where(kept, case.pred[i], -np.inf).argmax()
     if np.ndim(y) or case.knobs.get("label_smoothing"):
         return apart.max(), apart
-    return apart[y] if y == leader else 0.0, apart
+    return apart[y] if y == leader else 2 * (cap or 0.0), apart
 
 
 def hessian_beside(case: Case, i: int) -> list[mpf]:

@@ -34,6 +34,7 @@ DOCUMENTED = {
         "label_smoothing": 0.0,
         "temperature": 1.0,
         "z_loss": 0.0,
+        "softcap": None,
         "class_mask": None,
         "ignore_index": None,
         "axis": -1,

@@ -64,6 +64,7 @@ cdef extern from "call.h" nogil:
         double smoothing
         double temperature
         double z_loss
+        double softcap
         double low
         double high
         int64_t ignored

@@ -62,6 +62,7 @@ BLOCKS["kl_div_with_probs"] = <size_t>&kl_div_with_probs
 cdef inline void kl_div_with_logits_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # q - p more than its share, so that no term is negative: p - q + q x = q (exp(-x) - 1 + x).
+    # Of target logits; of probabilities the driver does the same in one loop (fl_kl_terms).
     cdef T one = 1, close = y * exp_excess(z), apart = (a - y) + y * z
     loss[0] = close if magnitude(z) < one else apart
     loss[0] = a if z == -<T>INFINITY else loss[0]

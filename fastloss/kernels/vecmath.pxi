@@ -54,8 +54,16 @@ cdef extern from "lanes.h" nogil:
                              double*, double*, const char*)
     void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*, const double*,
                              double*, double*, const char*)
-    void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*)
-    void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*)
+    void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*,
+                          const char*)
+    void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*,
+                          const char*)
+    void fl_kl_terms_f32(bint, const float*, const float*, const float*, Py_ssize_t,
+                         const float*, const float*, const float*, const float*,
+                         const float*, double*, const char*)
+    void fl_cap_f32(float*, Py_ssize_t, double)
+    void fl_uncap_f32(bint, const float*, Py_ssize_t, double, float*, float*)
+    void fl_less_f32(float*, const float*, Py_ssize_t, const float*)
     void fl_add_up_f32(const float*, Py_ssize_t, double*)
     void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
     void fl_add_in_double_f32(const float*, Py_ssize_t, double*)
@@ -66,6 +74,12 @@ cdef extern from "lanes.h" nogil:
                        const float*)
     void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, float, float*, float*)
+    void fl_kl_terms_f64(bint, const double*, const double*, const double*, Py_ssize_t,
+                         const double*, const double*, const double*, const double*,
+                         const double*, double*, const char*)
+    void fl_cap_f64(double*, Py_ssize_t, double)
+    void fl_uncap_f64(bint, const double*, Py_ssize_t, double, double*, double*)
+    void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
     void fl_add_up_f64(const double*, Py_ssize_t, double*)
     void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
     void fl_add_in_double_f64(const double*, Py_ssize_t, double*)
@@ -77,7 +91,6 @@ cdef extern from "lanes.h" nogil:
     void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
                        const double*, const double*, const double*, double, double*, double*)
     double fl_settled(double*, double)
-    void fl_near(const char*, size_t)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
