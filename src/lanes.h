@@ -2,7 +2,7 @@
  *
  * In C for the sake of `restrict`: without it gcc checks for overlap at every step and keeps nothing
  * in registers, which costs a third of the time. A lane is a column of one row or one of many rows;
- * lanes are merged by the drivers (fastloss/kernels/drivers.pxi), always in one order.
+ * lanes are merged by the drivers (fastloss/kernels/rows.pxi), always in one order.
  */
 #ifndef FASTLOSS_LANES_H
 #define FASTLOSS_LANES_H

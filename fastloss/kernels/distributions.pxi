@@ -55,7 +55,7 @@ cdef void kl_div_with_probs(fl_elements* b) noexcept nogil:
 BLOCKS["kl_div_with_probs"] = <size_t>&kl_div_with_probs
 # Distances between distributions.
 #
-# Of a row's p from its target q (drivers.pxi), at one class: z is x = log(q / p), which is -inf
+# Of a row's p from its target q (rows.pxi), at one class: z is x = log(q / p), which is -inf
 # where there is no q, y is q and a is p; the derivatives are p d/dp and p^2 d2/dp2.
 
 

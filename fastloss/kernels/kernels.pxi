@@ -20,3 +20,49 @@ include "likelihoods.pxi"
 include "embedding.pxi"
 include "distributions.pxi"
 include "drivers.pxi"
+include "rows.pxi"
+include "terms.pxi"
+
+
+cdef void elementwise_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    elementwise(c, r, ws, <float>0)
+
+
+cdef void elementwise_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    elementwise(c, r, ws, <double>0)
+
+
+cdef void rows_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    rows(c, r, ws, <float>0)
+
+
+cdef void rows_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    rows(c, r, ws, <double>0)
+
+
+cdef void terms_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    terms(c, r, ws, <float>0)
+
+
+cdef void terms_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    terms(c, r, ws, <double>0)
+
+
+cdef void weigh_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    weigh(c, r, ws, <float>0)
+
+
+cdef void weigh_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    weigh(c, r, ws, <double>0)
+
+
+cdef fl_drivers table
+table.elementwise[0] = elementwise_f32
+table.elementwise[1] = elementwise_f64
+table.rows[0] = rows_f32
+table.rows[1] = rows_f64
+table.terms[0] = terms_f32
+table.terms[1] = terms_f64
+table.weigh[0] = weigh_f32
+table.weigh[1] = weigh_f64
+DRIVERS = <size_t>&table
