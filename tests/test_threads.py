@@ -52,7 +52,7 @@ def overlaps(loss, big, small):
 @every_loss
 def test_two_python_threads_overlap_in_the_kernel(loss):
     big, small = inputs(loss, (1_500_000,)), inputs(loss, (1000,))
-    assert any(overlaps(loss, big, small) for _ in range(30))
+    assert any(overlaps(loss, big, small) for _ in range(1000))  # of 1 ms, on busy processors
 
 
 def test_two_long_calls_run_at_once():
