@@ -202,13 +202,16 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     for i in range(n):
         keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
         inside = (y[i] >= 0) & (y[i] < c.classes)
-        if c.class_mask.data and keep and inside:
-            load(&in_mask, fl_row(&c.class_mask, row + i) + y[i] * c.class_mask.step, 0, 1,
-                 c.class_mask.code)
-            inside = in_mask != 0
         bad |= keep & (not inside)
         w[i] = w[i] if keep & inside else 0
         y[i] = y[i] if keep & inside else 0
+    for i in range(n if c.class_mask.data else 0):  # apart, for the loop above to be of vectors
+        if w[i] != 0:
+            load(&in_mask, fl_row(&c.class_mask, row + i) + y[i] * c.class_mask.step, 0, 1,
+                 c.class_mask.code)
+            if in_mask == 0:
+                bad = 1
+                w[i] = y[i] = 0
     if bad:
         c.bad = 1
     if c.extra.data and not c.spread:
