@@ -546,7 +546,12 @@ class Loss(Generic[P, G]):
         return gate.constant(target, sample_weight, knobs)
 
     def bounds(self, **knobs: Any) -> tuple[float, float, float]:
-        """Return the declared error bounds in ulp of loss, gradient and Hessian, at these knobs."""
+        """Return the declared error bounds in ulp of loss, gradient and Hessian, at these knobs.
+
+        A loss of kind "set" declares none: a TypeError.
+        """
+        if self.kind == "set":
+            raise TypeError(f"{self.name}: bounds: none are declared of a loss of a whole set")
         values = self.values(knobs)
         loss, grad, hess = (float(u(values) if callable(u) else u) for u in self.ulp)
         return loss, grad, hess

@@ -507,6 +507,10 @@ def test_losses_are_the_modules_functions():
         assert loss.name == name and getattr(fl, name) is loss and name in fl.__all__
         assert loss.kind in ("elementwise", "rows", "pairs", "vectors", "set")
         assert loss.formula and callable(loss.naive)
+        if loss.kind == "set":
+            with pytest.raises(TypeError, match=f"^{name}: bounds: none"):
+                loss.bounds()
+            continue
         bounds = loss.bounds()
         assert len(bounds) == 3 and all(0 < bound < 100 for bound in bounds)
 
