@@ -93,7 +93,7 @@ class Case:
             return [x]
         of_pred = name == "pred" and loss.pred.low > -np.inf
         if of_pred or (name == "target" and loss.kind == "rows"):
-            return rng.random(shape, self.dtype)  # of probabilities
+            return rng.random(shape, self.dtype).clip(1e-6)  # of probabilities, none of them 0
         if name == loss.checked != "target":
             return abs(x) + x.dtype.type(0.1)  # a scale
         low, high = map(x.dtype.type, (loss.domain.low, loss.domain.high))

@@ -19,7 +19,8 @@ enum { FL_ADDS = 8 }; /* in one lane, before it goes to double: 16 equal terms w
  * doubles; aligned, since vectors that straddle two cache lines cost another third of the time. */
 typedef struct {
     __attribute__((aligned(64))) double pred[FL_BLOCK], target[FL_BLOCK], extra[FL_BLOCK];
-    double weight[FL_BLOCK], loss[FL_BLOCK], grad[FL_BLOCK], hess[FL_BLOCK];
+    double weight[FL_BLOCK], loss[FL_BLOCK];
+    double before_grad[8], grad[FL_BLOCK], before_hess[8], hess[FL_BLOCK]; /* the last line before */
     double top[FL_LANES], near[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
     double second[FL_LANES], first_up[FL_LANES], second_up[FL_LANES], one_minus[FL_LANES];
     double scale[FL_LANES];

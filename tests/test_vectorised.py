@@ -62,7 +62,7 @@ def variants():
     """How many loops for each dtype and result each block function has in the source."""
     source = "".join(path.read_text() for path in KERNELS.glob("*.pxi"))
     bodies = re.findall(r"^cdef void (\w+)\(fl_elements\* b\).*:\n((?:(?: .*)?\n)+)", source, re.M)
-    return {name: len(re.findall(r"\bMAP(?:_FLUSHED)?\(", body)) for name, body in bodies}
+    return {name: len(re.findall(r"\w+_at\[float\]", body)) for name, body in bodies}
 
 
 @pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if HERE])

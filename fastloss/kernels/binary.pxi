@@ -229,16 +229,28 @@ cdef void soft_margin(fl_elements* b) noexcept nogil:
 BLOCKS["soft_margin"] = <size_t>&soft_margin
 
 
-cdef inline void exponential_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T e = exp(-y * z)
+cdef inline void exponential_of(bint moderate, T z, T y,
+                                T* loss, T* grad, T* hess) noexcept nogil:
+    cdef T one = 1, zero = 0
+    cdef T e = exp_times_moderate(one, -y * z, zero) if moderate else exp(-y * z)
     loss[0] = e
     grad[0] = -y * e
     hess[0] = e
 
 
+cdef inline void exponential_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    exponential_of(False, z, y, loss, grad, hess)
+
+
+cdef inline void exponential_moderate_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    exponential_of(True, z, y, loss, grad, hess)
+
+
 cdef void exponential(fl_elements* b) noexcept nogil:
-    MAP_FLUSHED(b, exponential_at[float], exponential_at[double])
+    MAP_MODERATE(b, exponential_moderate_at[float], exponential_moderate_at[double],
+                 exponential_at[float], exponential_at[double])
 
 BLOCKS["exponential"] = <size_t>&exponential
 
@@ -327,7 +339,10 @@ cdef inline void probabilities_at(
     cdef T inside = z if z >= 0 else <T>NAN, p = inside if inside <= 1 else <T>NAN
     cdef T q = one - p, n = one - y
     cdef T e = p - y, d = p * q
-    loss[0] = -weighed(y, log_any(p)) - weighed(n, log1p(-p)) + (p - p)
+    cdef T log_p = log_finite(p), log_q = log_sum(q, (one - q) - p)
+    log_p = -<T>INFINITY if p == 0 else log_p
+    log_q = -<T>INFINITY if q == 0 else log_q
+    loss[0] = -weighed(y, log_p) - weighed(n, log_q) + (p - p)
     # At p = y = 0 or 1 the quotient is 0 / 0, the derivative 1 - 2 y.
     grad[0] = n - y if magnitude(e) + d == 0 else e / d
     e = y / p / p

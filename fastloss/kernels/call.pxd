@@ -31,6 +31,8 @@ cdef extern from "call.h" nogil:
         int ndim
         int code
 
+    ctypedef struct fl_call
+
     ctypedef struct fl_elements:
         const void* pred
         const void* target
@@ -38,12 +40,19 @@ cdef extern from "call.h" nogil:
         void* loss
         void* grad
         void* hess
+        const void* weight
+        double* sum
+        char* to[3]
         const double* knobs
         double scale
         Py_ssize_t n
         int wide
         int order
         int ahead
+        int stream
+        int first
+        int last
+        fl_call* checks
 
     ctypedef void (*fl_block)(fl_elements*) noexcept nogil
 
@@ -93,6 +102,7 @@ cdef extern from "call.h" nogil:
 
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
+        double[8] before_grad, before_hess
         double[LANES] top, near, factor, inverse, first, second, first_up, second_up
         double[LANES] one_minus, scale
         double[2 * LANES] total, below
@@ -110,6 +120,8 @@ cdef extern from "call.h" nogil:
     ctypedef struct fl_mode:
         pass
 
+    int fl_outside_f32(const fl_call*, const float*, const float*, Py_ssize_t)
+    int fl_outside_f64(const fl_call*, const double*, const double*, Py_ssize_t)
     fl_mode fl_enter(bint)
     void fl_leave(fl_mode)
     void fl_run(fl_driver, fl_call*, Py_ssize_t, fl_workspace*)

@@ -157,26 +157,12 @@ cdef void weights(T* w, fl_call* c, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
             w[i] = <T>0 if keep[i] == 0 else w[i]
 
 
-cdef bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexcept nogil:
-    # Is a target that weighs something out of its domain? nan is not. w may be NULL.
-    cdef T low = <T>c.low, high = <T>c.high
-    cdef Py_ssize_t i
-    cdef int bad = 0
-    if c.open:
-        low = next_above(low)
-    if c.ends_only:
-        for i in range(n):
-            bad |= (y[i] < low) | (y[i] > high) | ((y[i] > low) & (y[i] < high))
+cdef inline bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexcept nogil:
+    # Is a target that weighs something out of its domain? w may be NULL.
+    if T is float:
+        return fl_outside_f32(c, y, w, n)
     else:
-        for i in range(n):
-            bad |= (y[i] < low) | (y[i] > high)
-    if bad and w != NULL:
-        bad = 0
-        for i in range(n):
-            if w[i] != 0 and not y[i] == low and not y[i] == high and (
-                    c.ends_only or y[i] < low or y[i] > high):
-                bad |= y[i] == y[i]
-    return bad
+        return fl_outside_f64(c, y, w, n)
 
 
 cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssize_t n,
@@ -285,34 +271,39 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
 # ---- elementwise ----
 
 
-cdef void weigh_block(T* x, const T* w, double scale, Py_ssize_t n) noexcept nogil:
-    # The product of weight and scale is in range where each may not be.
-    cdef Py_ssize_t i
-    cdef fl_mode own = fl_enter(True)
-    for i in range(n):
-        x[i] = <T>0 if w[i] == 0 else x[i] * <T>(w[i] * scale)
-    fl_leave(own)
+cdef inline char* at_once(const fl_operand* op, Py_ssize_t at, Py_ssize_t n, T tag) noexcept nogil:
+    # Where n results are stored as they are, or NULL.
+    cdef Py_ssize_t row = at // op.cols, col = at % op.cols
+    if adjacent(op, tag) and col + n <= op.cols:
+        return fl_row(op, row) + col * op.step
+    return NULL
 
 
 cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
-    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n
+    cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, n, r
+    cdef bint weighted = c.weight.data != NULL or c.mask.data != NULL
     cdef T* w = <T*>ws.weight
     cdef T* a = <T*>ws.extra
-    cdef T* loss = <T*>ws.loss
-    cdef T* grad = <T*>ws.grad
-    cdef T* hess = <T*>ws.hess
+    cdef fl_operand* given = &c.loss  # the loss's, the gradient's, the Hessian's
     cdef fl_elements b
     cdef Sum partial
+    cdef T* results[3]
     partial.high = partial.low = 0
+    memset(&b, 0, sizeof(b))
     b.wide = T is double
     b.order = c.order
     b.ahead = c.ranges > NEAR
-    b.scale = 1 if c.weight.data or c.mask.data else c.scale
+    b.stream = c.stream and c.grad.ndim == 0 and c.hess.ndim == 0
+    b.scale = c.scale
     b.knobs = c.knobs
-    b.loss = loss
-    b.grad = grad
-    b.hess = hess
+    b.loss = results[0] = <T*>ws.loss
+    b.grad = results[1] = <T*>ws.grad
+    b.hess = results[2] = <T*>ws.hess
     b.extra = a
+    b.sum = ws.total
+    b.checks = c if c.bounded else NULL
+    if weighted:
+        b.weight = w
     if not c.extra.data:
         for at in range(BLOCK):
             a[at] = <T>c.extra_value
@@ -323,27 +314,21 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
         b.target = read(<T*>ws.target, &c.target, at, n)
         if c.extra.data:
             b.extra = read(a, &c.extra, at, n)
-        if c.weight.data or c.mask.data:
+        if weighted:
             weights(w, c, at, n)
-            if c.bounded and outside(c, <const T*>b.target, w, n):
-                c.bad = 1
-            c.block(&b)
-            weigh_block(loss, w, 1, n)
-            if c.grad.data:
-                weigh_block(grad, w, c.scale, n)
-            if c.hess.data:
-                weigh_block(hess, w, c.scale, n)
-        else:
-            if c.bounded and outside(c, <const T*>b.target, <const T*>NULL, n):
-                c.bad = 1
-            c.block(&b)
-        if c.loss.data:
-            scatter(&c.loss, loss, at, n, False)
-        if c.grad.data:
-            scatter(&c.grad, grad, at, n, c.stream)
-        if c.hess.data:
-            scatter(&c.hess, hess, at, n, c.stream)
-        add(&partial, total(loss, n))
+        for r in range(c.order + 1):
+            b.to[r] = at_once(&given[r], at, n, tag) if given[r].data else NULL
+        b.first = at == begin
+        b.last = at + n == end
+        memset(ws.total, 0, LANES * sizeof(double))
+        c.block(&b)
+        if b.stream:
+            memcpy(ws.before_grad, results[1] + BLOCK - 64 // sizeof(T), 64)
+            memcpy(ws.before_hess, results[2] + BLOCK - 64 // sizeof(T), 64)
+        for r in range(c.order + 1):
+            if given[r].data and not b.to[r]:
+                scatter(&given[r], results[r], at, n, False)
+        add(&partial, merged(ws.total))
     if c.stream:
         fl_stream_fence()
     c.partial[index] = value(&partial)

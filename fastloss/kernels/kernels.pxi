@@ -2,7 +2,7 @@
 # module exports: BLOCKS, {name: address of the loss's block function}, and DRIVERS, the address of
 # its table of drivers.
 from libc.math cimport (
-    INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, nextafter, nextafterf, sqrt, sqrtf)
+    INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, sqrt, sqrtf)
 from libc.stdint cimport int64_t
 from libc.string cimport memcpy, memset
 

@@ -161,8 +161,9 @@ cdef inline void cauchy_at(
     cdef T beyond = <T>1152921504606846976 if T is float else <T>1.6069380442589903e60
     cdef T shrunk = m * <T>(1 / k[0] / (4294967296.0 if T is float else 3.402823669209385e38))
     cdef T shift = <T>22.18070977791825 if T is float else <T>88.722839111673
-    cdef T log = log1p(shrunk if x > beyond else x * x)
+    cdef T of = shrunk if x > beyond else x * x, log = log1p_finite(of)
     cdef T g = (c if x > beyond else e) / (e if x > beyond else square), r = one / square
+    log = log if of < INFINITY else of
     loss[0] = c * (c * (log + shift if x > beyond else <T>0.5 * log))
     grad[0] = c * g if x > beyond else g
     hess[0] = -g * g if x > beyond else (one - x) * (one + x) * r * r
@@ -256,11 +257,12 @@ cdef inline void squared_log_error_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # The difference x of the logarithms is log1p(abs(z - y) / (1 + the lesser)), of a quotient that
     # may overflow beyond 2^96 (2^900): there log(quotient / 2^32) + 32 log 2 (128 log 2).
-    cdef T one = 1, two = 2, e = magnitude(z - y), d = one + (y if y < z else z), ratio = e / d
+    cdef T one = 1, two = 2, e = magnitude(z - y), d = one + (y if y < z else z)
     cdef T beyond = <T>7.922816251426434e28 if T is float else <T>8.452712498170644e270
-    cdef T shrunk = e * <T>(2.3283064365386963e-10 if T is float else 2.938735877055719e-39) / d
+    cdef T shrink = <T>2.3283064365386963e-10 if T is float else <T>2.938735877055719e-39
     cdef T shift = <T>22.18070977791825 if T is float else <T>88.722839111673
-    cdef T x = log1p(shrunk if ratio > beyond else ratio) + (shift if ratio > beyond else <T>0)
+    cdef bint large = e > beyond * d
+    cdef T x = log1p(e * (shrink if large else one) / d) + (shift if large else <T>0)
     cdef T q = one / (one + z)
     loss[0] = x * x
     x = x if z >= y else -x

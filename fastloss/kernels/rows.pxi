@@ -675,6 +675,7 @@ cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py
     if c.divergence == FL_ANY_DIVERGENCE:  # as p in lane_constants: all terms are multiples of both
         for i in range(steps * LANES):
             q[i] /= halfway(<T>0)
+    memset(&b, 0, sizeof(b))
     b.pred = ws.extra
     b.target = q
     b.extra = ws.weight
@@ -686,7 +687,6 @@ cdef void diverged(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py
     b.n = steps * LANES
     b.wide = T is double
     b.order = order
-    b.ahead = False
     c.block(&b)
 
 
@@ -849,6 +849,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
         low += rest
         s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
         s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
+    memset(&b, 0, sizeof(b))
     b.pred = s.odds
     b.target = b.extra = s.odds_low
     b.loss = s.loss
@@ -859,7 +860,6 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     b.n = n
     b.wide = True
     b.order = c.order
-    b.ahead = False
     c.block(&b)
 
 

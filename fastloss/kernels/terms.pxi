@@ -410,6 +410,7 @@ cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     cdef fl_elements b
     cdef Sum partial
     partial.high = partial.low = 0
+    memset(&b, 0, sizeof(b))
     b.wide = T is double
     b.order = c.order
     b.ahead = c.ranges > NEAR and not c.lanes

@@ -20,6 +20,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_exp_f64(double)
     float fl_exp_times_f32(float, float, float, float)
     double fl_exp_times_f64(double, double, double, double)
+    float fl_exp_times_moderate_f32(float, float, float)
+    double fl_exp_times_moderate_f64(double, double, double)
     float fl_log1p_scaled_f32(float, float)
     double fl_log1p_scaled_f64(double, double)
     float fl_log1p_unit_f32(float)
@@ -141,6 +143,14 @@ cdef inline T exp_times(T y, T x, T low, T down) noexcept nogil:
         return fl_exp_times_f64(y, x, low, down)
 
 
+cdef inline T exp_times_moderate(T y, T x, T low) noexcept nogil:
+    # The same bits of moderate y and x, not scaled down.
+    if T is float:
+        return fl_exp_times_moderate_f32(y, x, low)
+    else:
+        return fl_exp_times_moderate_f64(y, x, low)
+
+
 cdef inline T log1p_scaled(T u, T v) noexcept nogil:
     if T is float:
         return fl_log1p_scaled_f32(u, v)
@@ -186,11 +196,27 @@ cdef inline T log_positive(T x) noexcept nogil:
         return fl_log_f64(x)
 
 
-cdef inline T log_any(T x) noexcept nogil:
-    # log(x) for x >= 0, which below 1e-30 may be no normal number: that of 2^64 x is taken.
+cdef inline T log_scaled(bint finite, T x) noexcept nogil:
+    # Below 1e-30 x may be no normal number: the logarithm of 2^64 x is taken.
     cdef T zero = 0, one = 1, least = <T>1e-30, large = <T>18446744073709551616.0
-    cdef T log_large = <T>44.3614195558365
-    return log_positive(x * (large if x < least else one)) - (log_large if x < least else zero)
+    cdef T log_large = <T>44.3614195558365, y = x * (large if x < least else one)
+    return (log_sum(y, zero) if finite else log_positive(y)) - (log_large if x < least else zero)
+
+
+cdef inline T log_any(T x) noexcept nogil:
+    # log(x) for x >= 0.
+    return log_scaled(False, x)
+
+
+cdef inline T log_finite(T x) noexcept nogil:
+    # log(x) for finite x > 0; any number else.
+    return log_scaled(True, x)
+
+
+cdef inline T log1p_finite(T x) noexcept nogil:
+    # log(1 + x) for finite x >= 0; any number else.
+    cdef T one = 1, m = one + x
+    return log_sum(m, x - (m - one))
 
 
 cdef inline T log1p(T x) noexcept nogil:
@@ -245,13 +271,6 @@ cdef inline T product_low(T a, T b, T product) noexcept nogil:
         return fl_product_low_f32(a, b, product)
     else:
         return fl_product_low_f64(a, b, product)
-
-
-cdef inline T next_above(T x) noexcept nogil:
-    if T is float:
-        return nextafterf(x, <float>INFINITY)
-    else:
-        return nextafter(x, INFINITY)
 
 
 cdef inline T with_sign(T x, T sign) noexcept nogil:
