@@ -835,7 +835,7 @@ class Rows(_Pickles, RowsGate):
             "class_mask": kept,
         }
         arrays = call.outputs(self.results, out, reduction, inputs, {"g": "pred"})
-        domain = self.loss.domain
+        domain = self.loss.domain_at(knobs)
         bounded = soft and (math.isfinite(domain.low) or math.isfinite(domain.high))
         outer = call.order(axis)
         near = min((abs(call.pred.strides[i]) for i in outer if call.pred.shape[i] > 1), default=0)

@@ -14,7 +14,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import (
     TYPE_CHECKING,
@@ -147,14 +147,13 @@ BINARY = Domain(0, 1, ends_only=True)
 COUNTS = Domain(0)
 SCALES = Domain(0, open=True)
 SIGNS = Domain(-1, 1, ends_only=True)
-CLASSES = Domain(label="class labels or class probabilities", labels=True, shares=True)
-LABELS = Domain(label="class labels", labels=True)
-LABEL_LISTS = Domain(label="lists of class labels", lists=True)
-DISTRIBUTIONS = Domain(label="class probabilities", shares=True)
-CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
-LABELS_OR_CHANCES = Domain(
+CLASSES = Domain(
     0, 1, label="class labels or class probabilities in [0, 1]", labels=True, shares=True
 )
+LABELS = Domain(label="class labels", labels=True)
+LABEL_LISTS = Domain(label="lists of class labels", lists=True)
+CHANCES = Domain(0, 1, label="class probabilities in [0, 1]", shares=True)
+CHANCES_OR_LOGITS = replace(CHANCES, unless="from_logits")
 # Knobs that are arrays along the last or the class axis, and what their numbers may be.
 PerClass = Annotated[ArrayLike | None, COUNTS]
 Levels = Annotated[ArrayLike, UNIT]

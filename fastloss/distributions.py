@@ -10,7 +10,7 @@ from fastloss import kernels
 from fastloss._general import Array, Divergences, Elementwise, KullbackLeibler, Pairs, RowDivergence
 from fastloss._loss import (
     CHANCES,
-    DISTRIBUTIONS,
+    CHANCES_OR_LOGITS,
     REAL,
     UNIT,
     Common,
@@ -204,7 +204,7 @@ def _kl_terms_of_logits(m: Any, z: Any, target: Any, temperature: Any, from_logi
 @loss(
     KullbackLeibler,
     kernels.kl_div_with_logits,
-    target=DISTRIBUTIONS,
+    target=CHANCES_OR_LOGITS,
     formula=r"\sum_k q_k (\log q_k - \log p_k)",
     naive=_kl_of_logits,
     terms=_kl_terms_of_logits,
@@ -229,7 +229,7 @@ def kl_div_with_logits(
     pred : array_like
         Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
     target : array_like
-        Of pred's shape: probabilities, not negative; that they sum to 1 is not checked. Or logits,
+        Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
     temperature : float, optional
         T, which divides the logits, also those of the target. The divergence is not multiplied by
@@ -300,7 +300,7 @@ def _js_terms(m: Any, z: Any, target: Any, beta: Any, temperature: Any, from_log
 @loss(
     Divergences,
     kernels.js_divergence_with_logits,
-    target=DISTRIBUTIONS,
+    target=CHANCES_OR_LOGITS,
     formula=r"\beta D(q \| m) + (1 - \beta) D(p \| m)",
     naive=_js,
     terms=_js_terms,
@@ -326,7 +326,7 @@ def js_divergence_with_logits(
     pred : array_like
         Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
     target : array_like
-        Of pred's shape: probabilities, not negative; that they sum to 1 is not checked. Or logits,
+        Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
     beta : float, optional
         The target's weight in the mixture m, in [0, 1]: 1/2 is the Jensen-Shannon divergence; at

@@ -12,7 +12,6 @@ from fastloss._general import RowMargins, RowRival, Rows, RowTerms
 from fastloss._loss import (
     CLASSES,
     LABELS,
-    LABELS_OR_CHANCES,
     UNIT,
     ClassMask,
     Common,
@@ -159,7 +158,7 @@ def cross_entropy(
         Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
-        of any dtype) of pred's shape, which are not checked.
+        of any dtype) of pred's shape, in [0, 1]; that they sum to 1 is not checked.
     class_weight : array_like, optional
         One weight per class, not negative. For labels it enters the mean's denominator.
     label_smoothing : float, optional
@@ -563,7 +562,7 @@ def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) ->
     RowTerms,
     kernels.cross_entropy_with_probs,
     pred=UNIT,
-    target=LABELS_OR_CHANCES,
+    target=CLASSES,
     formula=r"-w_y \log p_y",
     naive=_cross_entropy_with_probs,
     link="identity",

@@ -174,13 +174,6 @@ typedef struct {
                 total[l] = sum;                                                                    \
             }                                                                                      \
     }                                                                                              \
-    /* total += x, in double from the first. */                                                    \
-    FL_INLINE void fl_add_in_double_##S(const T *restrict x, ptrdiff_t steps,                      \
-                                        double *restrict total) {                                  \
-        for (ptrdiff_t i = 0; i < steps; ++i, x += FL_LANES)                                       \
-            for (int l = 0; l < FL_LANES; ++l)                                                     \
-                total[l] += x[l];                                                                  \
-    }                                                                                              \
     /* z becomes cap tanh(z / cap). */                                                             \
     FL_INLINE void fl_cap_##S(T *restrict z, ptrdiff_t n, double cap) {                            \
         for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
@@ -209,6 +202,12 @@ typedef struct {
         for (ptrdiff_t i = 0; i < steps; ++i, t += FL_LANES, q += FL_LANES)                        \
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
+    }                                                                                              \
+    /* e near factor - u scale of a row's n classes. */                                            \
+    FL_INLINE void fl_difference_##S(const T *restrict e, const T *restrict u, ptrdiff_t n, T near, \
+                                     T factor, T scale, T *restrict g) {                           \
+        for (ptrdiff_t i = 0; i < n; ++i)                                                          \
+            g[i] = e[i] * near * factor - u[i] * scale;                                            \
     }                                                                                              \
     /* g -= u times scale. */                                                                      \
     FL_INLINE void fl_less_##S(T *restrict g, const T *restrict u, ptrdiff_t steps,                \
@@ -242,33 +241,45 @@ typedef struct {
         log = share < 0 ? NAN : (log - y) + low;                                                   \
         return fabs(share) < FL_TINY_##S ? -INFINITY : log;                                        \
     }                                                                                              \
-    /* The sum over the classes of p - q + q x = q (exp(-x) - 1 + x), x = log(q / p): none of these \
-     * terms is negative. Or (`exact` 0) of q x: as good where the sum is not small, and twice as   \
-     * fast. q is given, the rest is as in fl_ratios. */                                           \
-    FL_INLINE void fl_kl_terms_##S(int exact, const T *restrict e, const T *restrict z,            \
-                                   const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
-                                   const T *restrict sum, const T *restrict over,                  \
-                                   const T *restrict sum_low, const T *by,                         \
-                                   double *restrict total, const char *ahead) {                    \
+    /* The sum over the classes of q (log(q) + (top - z) / temperature), the divergence of the shares \
+     * q from p = exp(z - top) / sum less sum(q) log(sum). */                                      \
+    FL_INLINE void fl_cross_##S(const T *restrict z, const T *restrict q, ptrdiff_t steps,         \
+                                const T *restrict top, const T *by, double *restrict total,        \
+                                const char *ahead) {                                               \
         T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0};                                                                \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
-            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0) {            \
+            for (; i < end; ++i, z += FL_LANES, q += FL_LANES) {                                   \
                 fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine);                     \
-                    T share = q[l] * sum[l];                                                       \
-                    T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l], term = q[l] * x;            \
-                    if (exact) {                                                                   \
-                        T p = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                         \
-                        T close = q[l] * fl_exp_excess_##S(x), apart = (p - q[l]) + term;          \
-                        term = share < FL_TINY_##S ? p : fabs(x) < 1 ? close : apart;              \
-                    } else                                                                         \
-                        term = share < FL_TINY_##S ? 0 : term;                                     \
-                    lane[l] += share < 0 ? NAN : term;                                             \
+                    T term = q[l] * fl_log_less_##S(q[l], y);                                      \
+                    lane[l] += q[l] < FL_TINY_##S ? 0 : term;                                      \
                 }                                                                                  \
             }                                                                                      \
+            fl_flush_##S(lane, total);                                                             \
+        }                                                                                          \
+    }                                                                                              \
+    /* The sum over the classes of p - q + q x = q (exp(-x) - 1 + x), x = log(q / p): none of these \
+     * terms is negative. q is given, the rest is as in fl_ratios. */                              \
+    FL_INLINE void fl_kl_terms_##S(const T *restrict e, const T *restrict z,                       \
+                                   const T *restrict q, ptrdiff_t steps, const T *restrict top,    \
+                                   const T *restrict sum, const T *restrict over,                  \
+                                   const T *restrict sum_low, const T *by,                         \
+                                   double *restrict total) {                                       \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
+        for (ptrdiff_t i = 0; i < steps;) {                                                        \
+            T lane[FL_LANES] = {0};                                                                \
+            ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
+            for (; i < end; ++i, z += FL_LANES, q += FL_LANES, e += e ? FL_LANES : 0)              \
+                for (int l = 0; l < FL_LANES; ++l) {                                               \
+                    T y = fl_times_##S(z[l] - top[l], by != NULL, high, fine);                     \
+                    T share = q[l] * sum[l], p = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];      \
+                    T x = (fl_log_sum_##S(share, 0) - y) + sum_low[l];                             \
+                    T close = q[l] * fl_exp_excess_##S(x), apart = (p - q[l]) + q[l] * x;          \
+                    lane[l] += share < FL_TINY_##S ? p : fabs(x) < 1 ? close : apart;              \
+                }                                                                                  \
             fl_flush_##S(lane, total);                                                             \
         }                                                                                          \
     }                                                                                              \

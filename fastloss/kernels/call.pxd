@@ -120,6 +120,8 @@ cdef extern from "call.h" nogil:
     ctypedef struct fl_mode:
         pass
 
+    void fl_add_step_f32(double*, float*, Py_ssize_t)
+    void fl_add_step_f64(double*, double*, Py_ssize_t)
     int fl_outside_f32(const fl_call*, const float*, const float*, Py_ssize_t)
     int fl_outside_f64(const fl_call*, const double*, const double*, Py_ssize_t)
     fl_mode fl_enter(bint)

@@ -261,7 +261,7 @@ cdef inline void squared_log_error_at(
     cdef T beyond = <T>7.922816251426434e28 if T is float else <T>8.452712498170644e270
     cdef T shrink = <T>2.3283064365386963e-10 if T is float else <T>2.938735877055719e-39
     cdef T shift = <T>22.18070977791825 if T is float else <T>88.722839111673
-    cdef bint large = e > beyond * d
+    cdef bint large = e > beyond * magnitude(d)
     cdef T x = log1p(e * (shrink if large else one) / d) + (shift if large else <T>0)
     cdef T q = one / (one + z)
     loss[0] = x * x

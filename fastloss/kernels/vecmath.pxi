@@ -60,15 +60,16 @@ cdef extern from "lanes.h" nogil:
                           const char*)
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*,
                           const char*)
-    void fl_kl_terms_f32(bint, const float*, const float*, const float*, Py_ssize_t,
-                         const float*, const float*, const float*, const float*,
-                         const float*, double*, const char*)
+    void fl_cross_f32(const float*, const float*, Py_ssize_t, const float*, const float*,
+                      double*, const char*)
+    void fl_kl_terms_f32(const float*, const float*, const float*, Py_ssize_t, const float*,
+                         const float*, const float*, const float*, const float*, double*)
     void fl_cap_f32(float*, Py_ssize_t, double)
     void fl_uncap_f32(bint, const float*, Py_ssize_t, double, float*, float*)
+    void fl_difference_f32(const float*, const float*, Py_ssize_t, float, float, float, float*)
     void fl_less_f32(float*, const float*, Py_ssize_t, const float*)
     void fl_add_up_f32(const float*, Py_ssize_t, double*)
     void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
-    void fl_add_in_double_f32(const float*, Py_ssize_t, double*)
     void fl_ratios_f32(bint, float*, float*, const float*, const float*, const float*, const float*,
                        Py_ssize_t, const float*, const float*, const float*, const float*,
                        const float*, const float*, const float*)
@@ -76,15 +77,16 @@ cdef extern from "lanes.h" nogil:
                        const float*)
     void fl_spread_f32(bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, float, float*, float*)
-    void fl_kl_terms_f64(bint, const double*, const double*, const double*, Py_ssize_t,
-                         const double*, const double*, const double*, const double*,
-                         const double*, double*, const char*)
+    void fl_cross_f64(const double*, const double*, Py_ssize_t, const double*, const double*,
+                      double*, const char*)
+    void fl_kl_terms_f64(const double*, const double*, const double*, Py_ssize_t, const double*,
+                         const double*, const double*, const double*, const double*, double*)
     void fl_cap_f64(double*, Py_ssize_t, double)
     void fl_uncap_f64(bint, const double*, Py_ssize_t, double, double*, double*)
+    void fl_difference_f64(const double*, const double*, Py_ssize_t, double, double, double, double*)
     void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
     void fl_add_up_f64(const double*, Py_ssize_t, double*)
     void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
-    void fl_add_in_double_f64(const double*, Py_ssize_t, double*)
     void fl_ratios_f64(bint, double*, double*, const double*, const double*, const double*,
                        const double*, Py_ssize_t, const double*, const double*, const double*,
                        const double*, const double*, const double*, const double*)
