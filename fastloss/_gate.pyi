@@ -1,5 +1,6 @@
 """Types of the compiled gate (`_gate.pyx`)."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -48,6 +49,14 @@ class Gate:
     block: int
     driver: ClassVar[str]
     def __init__(self, loss: Any, results: str, defaults: dict[str, Any]) -> None: ...
+
+class Method:
+    def __init__(self, function: Callable[..., Any], gate: Gate) -> None: ...
+    @property
+    def __self__(self) -> Gate: ...
+    @property
+    def __func__(self) -> Callable[..., Any]: ...
+    def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
 
 class ElementwiseGate(Gate):
     def __call__(

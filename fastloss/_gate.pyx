@@ -14,6 +14,7 @@ from libc.string cimport memset
 from fastloss.kernels.call cimport *
 
 import math
+from inspect import Parameter
 
 from fastloss import kernels
 
@@ -297,6 +298,9 @@ cdef class Gate:
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional, knob_zero
     cdef bint plain_mean, plain_sum, optional_array, labels, lists
+    cdef bint usual  # what a call leaves out has a default, and one that `plain` calls take
+    cdef double[4] usual_knobs
+    cdef object usual_ignored
     cdef fl_driver* drivers
     cdef int form
     cdef double[4] knob_neutral
@@ -334,9 +338,27 @@ cdef class Gate:
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
+        usual = tuple([loss.bound(name) for name in names])
+        options = {name: loss.bound(name) for name in loss.knobs if name not in names}
+        self.usual_ignored = options.pop("ignore_index", None)
+        self.usual = (
+            (self.plain_mean or self.plain_sum)
+            and Parameter.empty not in usual
+            and options.pop("axis", -1) in (-1, 1)
+            and options.pop("label_smoothing", 0) == 0
+            and (self.usual_ignored is None or type(self.usual_ignored) is int
+                 and -2**62 < self.usual_ignored < 2**62)
+            and all(value is None for value in options.values())
+        )
+        if self.usual:
+            self.read_knobs(usual, self.usual_knobs)
 
     def general(self, pred, target, tuple knobs, **options):
         raise NotImplementedError
+
+    cdef object plain(self, pred, target, double* knobs, ignore_index):
+        # The results of a plain call, or None.
+        return None
 
     cdef int read_knobs(self, tuple knobs, double* into) except -1:
         cdef int i
@@ -469,7 +491,7 @@ cdef class Gate:
         return self.finish(partial, count, grad, hess)
 
 
-cdef inline bint plain(object x) noexcept:
+cdef inline bint is_plain(object x) noexcept:
     # A C-contiguous, aligned, native float32 or float64 array.
     return (type(x) is cnp.ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
             and cnp.PyArray_TYPE(<cnp.ndarray>x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE))
@@ -480,7 +502,62 @@ cdef inline bint no_threads(object n) except -1:
     return n is None or (type(n) is int and n >= 1)
 
 
+cdef class Method:
+    """A loss's method: its function's, bound to a gate. Plain calls with nothing but the two arrays
+    go straight to the kernel.
+    """
+    cdef readonly Gate __self__
+    cdef readonly object __func__
+
+    def __init__(self, function, Gate gate):
+        self.__func__ = function
+        self.__self__ = gate
+
+    def __call__(self, *args, **kwargs):
+        cdef Gate gate = self.__self__
+        if gate.usual and len(args) == 2 and not kwargs:
+            result = gate.plain(args[0], args[1], gate.usual_knobs, gate.usual_ignored)
+            if result is not None:
+                return result
+        return self.__func__(gate, *args, **kwargs)
+
+    def __getattr__(self, name):
+        return getattr(self.__func__, name)
+
+    @property
+    def __doc__(self):
+        return self.__func__.__doc__
+
+    @property
+    def __signature__(self):
+        own = self.__func__.__signature__
+        return own.replace(parameters=list(own.parameters.values())[1:])
+
+    def __eq__(self, other):
+        return (type(other) is Method and self.__func__ is (<Method>other).__func__
+                and self.__self__ is (<Method>other).__self__)
+
+    def __hash__(self):
+        return hash((self.__func__, id(self.__self__)))
+
+    def __reduce__(self):
+        return getattr, (self.__self__, self.__func__.__name__)
+
+    def __repr__(self):
+        return f"<method {self.__func__.__qualname__} of {self.__self__.loss!r}>"
+
+
 cdef class ElementwiseGate(Gate):
+    cdef object plain(self, pred, target, double* knobs, ignore_index):
+        if (is_plain(pred) and is_plain(target)
+                and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
+                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
+                and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
+            return self.small(pred, target, knobs, 1,
+                              FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
+                              else FL_F32, None)
+        return None
+
     def __call__(self, pred, target, tuple knobs=(), per_class=None, *, sample_weight=None,
                  mask=None, reduction=None, normalizer=None, out=None, num_threads=None,
                  **unknown):
@@ -491,14 +568,8 @@ cdef class ElementwiseGate(Gate):
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
                 and out is None and per_class is None and self.optional_array
                 and no_threads(num_threads)
-                and (self.plain_mean or self.plain_sum)
-                and plain(pred) and plain(target)
-                and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
-                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
-                and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
-            result = self.small(pred, target, values, 1,
-                                FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
-                                else FL_F32, None)
+                and (self.plain_mean or self.plain_sum)):
+            result = self.plain(pred, target, values, None)
             if result is not None:
                 return result
         return self.general(
@@ -530,24 +601,9 @@ cdef class RowsGate(Gate):
                 return False
         return True
 
-    def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
-                 ignore_index=None, axis=-1, class_mask=None, sample_weight=None, mask=None,
-                 reduction=None, normalizer=None, out=None, num_threads=None, **unknown):
-        cdef double[4] values
-        if unknown:
-            raise self.loss.unknown(unknown)
-        self.read_knobs(knobs, values)
-        if ((self.labels or self.lists)
-                and sample_weight is None and mask is None and reduction is None
-                and normalizer is None
-                and out is None and class_weight is None and class_mask is None
-                and no_threads(num_threads)
-                and self.neutral(values) and (self.plain_mean or self.plain_sum)
-                and type(label_smoothing) is float and label_smoothing == 0
-                and (ignore_index is None or self.labels
-                     and type(ignore_index) is int and -2**62 < ignore_index < 2**62)
-                and type(axis) is int and (axis == -1 or axis == 1)
-                and plain(pred) and (<cnp.ndarray>pred).ndim == 2
+    cdef object plain(self, pred, target, double* knobs, ignore_index):
+        if ((self.labels or self.lists) and self.neutral(knobs)
+                and is_plain(pred) and (<cnp.ndarray>pred).ndim == 2
                 and type(target) is cnp.ndarray
                 and (<cnp.ndarray>target).ndim == (2 if self.lists else 1)
                 and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>target)
@@ -557,8 +613,27 @@ cdef class RowsGate(Gate):
                 and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
-            result = self.small(pred, target, values, 1, 16 + (<cnp.ndarray>target).itemsize,
-                                ignore_index)
+            return self.small(pred, target, knobs, 1, 16 + (<cnp.ndarray>target).itemsize,
+                              ignore_index)
+        return None
+
+    def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
+                 ignore_index=None, axis=-1, class_mask=None, sample_weight=None, mask=None,
+                 reduction=None, normalizer=None, out=None, num_threads=None, **unknown):
+        cdef double[4] values
+        if unknown:
+            raise self.loss.unknown(unknown)
+        self.read_knobs(knobs, values)
+        if (sample_weight is None and mask is None and reduction is None
+                and normalizer is None
+                and out is None and class_weight is None and class_mask is None
+                and no_threads(num_threads)
+                and (self.plain_mean or self.plain_sum)
+                and type(label_smoothing) is float and label_smoothing == 0
+                and (ignore_index is None or self.labels
+                     and type(ignore_index) is int and -2**62 < ignore_index < 2**62)
+                and type(axis) is int and (axis == -1 or axis == 1)):
+            result = self.plain(pred, target, values, ignore_index)
             if result is not None:
                 return result
         return self.general(

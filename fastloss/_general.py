@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, PairsGate, RowsGate, readable
+from fastloss._gate import ElementwiseGate, Job, Method, PairsGate, RowsGate, readable
 from fastloss._loss import CLASSES, METHODS, Domain, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
@@ -384,7 +384,7 @@ def integer(loss: Any, name: str, value: Any) -> int:
 
 
 def _gate(loss: Any, results: str) -> Any:
-    methods = [m for m in vars(loss).values() if isinstance(m, MethodType)]
+    methods = [m for m in vars(loss).values() if isinstance(m, (Method, MethodType))]
     gates: list[Any] = [m.__self__ for m in methods]
     return next(gate for gate in gates if gate.results == results)
 

@@ -33,6 +33,8 @@ from typing import (
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastloss._gate import Gate, Method
+
 P = ParamSpec("P")
 G = TypeVar("G")
 Array = NDArray[Any]
@@ -422,7 +424,8 @@ class Loss(Generic[P, G]):
             bound.__qualname__ = title
             bound.__signature__ = signature  # type: ignore[attr-defined]
             common = {k: v for k, v in self._bound.items() if k not in self.knobs}
-            call = types.MethodType(bound, self._gate(self, results, common))
+            gate = self._gate(self, results, common)
+            call = (Method if isinstance(gate, Gate) else types.MethodType)(bound, gate)
             if method == "__call__":
                 self.__doc__ = text
                 self._call = call
@@ -574,6 +577,10 @@ class Loss(Generic[P, G]):
     def check_scalar(self, index: int, value: object) -> float:
         """The scalar knob of this index as a float, or the error that says what is wrong."""
         return float(self.check_knob(self.scalars()[index], value))
+
+    def bound(self, name: str) -> Any:
+        """The knob's default: what it is bound to, or the declaration's."""
+        return self._bound.get(name, self.knobs[name].default)
 
     def check_knob(self, name: str, value: object) -> Any:
         """The knob of this name as a float or a word, or the error that says what is wrong."""

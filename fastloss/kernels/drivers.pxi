@@ -305,7 +305,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
     if weighted:
         b.weight = w
     if not c.extra.data:
-        for at in range(BLOCK):
+        for at in range(min(<Py_ssize_t>BLOCK, end - begin)):
             a[at] = <T>c.extra_value
     for at from begin <= at < end by BLOCK:
         n = min(<Py_ssize_t>BLOCK, end - at)
