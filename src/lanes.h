@@ -203,6 +203,25 @@ typedef struct {
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
     }                                                                                              \
+    /* Of rows side by side and their classes y: z[y], whose place -inf takes; and g[y] = own. To compare \
+     * all of a few is faster than to store here and there, which the next loads wait for. */       \
+    FL_INLINE void fl_take_out_##S(T *restrict z, ptrdiff_t classes, const T *restrict y,          \
+                                   T *restrict own) {                                              \
+        for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES)                                     \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T here = z[l], kept = own[l];                                                      \
+                own[l] = y[l] == (T)k ? here : kept;                                               \
+                z[l] = y[l] == (T)k ? -INFINITY : here;                                            \
+            }                                                                                      \
+    }                                                                                              \
+    FL_INLINE void fl_put_##S(T *restrict g, ptrdiff_t classes, const T *restrict y,               \
+                              const T *restrict own) {                                             \
+        for (ptrdiff_t k = 0; k < classes; ++k, g += FL_LANES)                                     \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T here = g[l], other = own[l];                                                     \
+                g[l] = y[l] == (T)k ? other : here;                                                \
+            }                                                                                      \
+    }                                                                                              \
     /* e near factor - u scale of a row's n classes. */                                            \
     FL_INLINE void fl_difference_##S(const T *restrict e, const T *restrict u, ptrdiff_t n, T near, \
                                      T factor, T scale, T *restrict g) {                           \

@@ -224,6 +224,23 @@ cdef int64_t listed(fl_call* c, Py_ssize_t row, Py_ssize_t slot) noexcept nogil:
     return -1
 
 
+cdef double plain_labels(fl_call* c, Py_ssize_t at, Py_ssize_t end) noexcept nogil:
+    # Checks labels that all count; returns how many there are.
+    cdef int64_t[BLOCK] y
+    cdef Py_ssize_t i, n, count = end - at
+    cdef const fl_operand* op = &c.target
+    cdef int bad = 0
+    while at < end:
+        n = min(min(<Py_ssize_t>BLOCK, end - at), op.cols - at % op.cols)
+        fl_load_i64(y, fl_row(op, at // op.cols) + at % op.cols * op.step, op.step, n, op.code)
+        for i in range(n):
+            bad |= (y[i] < 0) | (y[i] >= c.classes)
+        at += n
+    if bad:
+        c.bad = 1
+    return count
+
+
 cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     # partial[index] = the sum of the weights; checks labels, and targets where `bounded`.
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at = begin
@@ -234,6 +251,10 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     cdef int64_t[LANES] label
     cdef const T* target
     cdef Sum partial
+    if c.classes >= 0 and not (c.soft or c.weight.data or c.mask.data or c.has_ignored
+                               or c.extra.data or c.class_mask.data):
+        c.partial[index] = plain_labels(c, at, end)
+        return
     partial.high = partial.low = 0
     while at < end:
         n = min(<Py_ssize_t>BLOCK, end - at)

@@ -117,6 +117,28 @@ cdef void load_mask(T* keep, const fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_
     memset(keep + cols, 0, (steps * LANES - cols) * sizeof(T))
 
 
+cdef inline void take_labels(T* z, Py_ssize_t classes, const T* y, T* own) noexcept nogil:
+    if T is float:
+        fl_take_out_f32(z, classes, y, own)
+    else:
+        fl_take_out_f64(z, classes, y, own)
+
+
+cdef inline void put_labels(T* g, Py_ssize_t classes, const T* y, const T* own) noexcept nogil:
+    if T is float:
+        fl_put_f32(g, classes, y, own)
+    else:
+        fl_put_f64(g, classes, y, own)
+
+
+cdef inline void as_lanes(T* y, const int64_t* labels, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    for i in range(n):
+        y[i] = <T>labels[i]
+    for i in range(n, LANES):
+        y[i] = -1
+
+
 cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                      Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
                      T* block, T* most) noexcept nogil:
@@ -127,6 +149,7 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     cdef bint masked = c.class_mask.data != NULL and op == &c.pred
     cdef bint capped = c.softcap != 0 and op == &c.pred
     cdef T[BLOCK] keep
+    cdef T[LANES] labels, own
     cdef const char* src
     if masked:
         load_mask(keep, c, row, n, step, steps)
@@ -138,9 +161,11 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
             block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
         if take_out:
             if steps == c.classes:  # then every label is here
+                as_lanes(labels, y, n)
+                memset(own, 0, sizeof(own))
+                take_labels(block, steps, labels, own)
                 for i in range(n):
-                    label_logit[i] = block[y[i] * LANES + i]
-                    block[y[i] * LANES + i] = -<T>INFINITY
+                    label_logit[i] = own[i]
             else:
                 for i in range(n):
                     k = y[i] - step
@@ -861,18 +886,21 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     for i in range(n):  # the log-odds against the label, in two parts
         ahead = s.top[i] - s.label_logit[i]
         part = ahead - s.top[i]
-        rest = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
-        if c.temperature != 1:
-            part = ahead / c.temperature
-            low = part * c.temperature
-            rest += (ahead - low) - fl_product_low_f64(part, c.temperature, low)
-            rest /= c.temperature
-            ahead = part
+        s.odds[i] = ahead
+        s.odds_low[i] = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+    for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
+        part = s.odds[i] / c.temperature
+        low = part * c.temperature
+        rest = s.odds_low[i] + ((s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low))
+        s.odds[i] = part
+        s.odds_low[i] = rest / c.temperature
+    for i in range(n):
+        ahead = s.odds[i]
         log_sum = fl_log_f64(s.sum[i])
         odds = ahead + log_sum
         low = odds - ahead
         low = (ahead - (odds - low)) + (log_sum - low)
-        low += rest
+        low += s.odds_low[i]
         s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
         s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
     memset(&b, 0, sizeof(b))
@@ -945,6 +973,7 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
     cdef T* first = <T*>ws.first
     cdef T* second = <T*>ws.second
     cdef Py_ssize_t step, steps, at, span = STEPS, cols, i, k, lane
+    cdef T[LANES] labels, own
     cdef bint skipped = False
     if c.double_buffered and c.order == 1:  # then the logits make room for all of a row's gradient
         grad = <T*>s.e + c.unit
@@ -962,15 +991,18 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
             write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
         if not c.soft and not c.spread:
-            if cols == c.classes and c.order == 1:
-                for lane in range(s.n):
-                    grad[s.y[lane] * LANES + lane] = 0 - first[lane]
+            if cols == c.classes <= STEPS and c.order == 1:
+                as_lanes(labels, s.y, s.n)
+                for lane in range(LANES):
+                    own[lane] = 0 - first[lane]
+                put_labels(grad, cols, labels, own)
             else:
                 for lane in range(s.n):
                     k = s.y[lane] - at
                     if 0 <= k < cols:
                         grad[k * LANES + lane] = 0 - first[lane]
-                        hess[k * LANES + lane] = second[lane]
+                        if c.order == 2:
+                            hess[k * LANES + lane] = second[lane]
         for step from 0 <= step < (cols if c.softcap != 0 else 0) by STEPS:
             uncap(c, s.row, s.n, at + step, min(<Py_ssize_t>STEPS, cols - step), <T*>ws.extra,
                   grad + step * LANES, hess + step * LANES)
