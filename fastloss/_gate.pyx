@@ -52,6 +52,7 @@ cdef enum:
     RANGE = 32768  # elements: a range takes 5 us or more, against 20 ns to claim it
     RANGES = 4096  # at most so many partial sums, whatever the size
     SCRATCH = 1 << 19  # bytes a thread may use for the exponentials of its rows
+    ACROSS = 1 << 22  # of rows whose neighbour in memory is another row: strided reads cost more
     SHORT = 96  # classes: to here rows side by side are faster than one after the other
     GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
@@ -83,13 +84,13 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     cdef Py_ssize_t item = 8 if wide else 4, unit = 0, steps, least = RANGE, align = BLOCK
     if c.classes >= 0:
         c.unit = c.classes * LANES
-        c.lanes = c.classes <= SHORT or (across and c.unit * item <= SCRATCH)
+        c.lanes = c.classes <= SHORT or (across and c.unit * item <= ACROSS)
         if not c.lanes:  # a row's exponentials, and the maximum of each block of them
             steps = (c.classes + LANES - 1) // LANES
             c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
         unit = c.unit * item
         # What a divergence's gradient is made of is computed again.
-        c.stored = unit <= SCRATCH and (c.lanes or c.divergence != FL_ANY_DIVERGENCE)
+        c.stored = c.lanes or unit <= SCRATCH and c.divergence != FL_ANY_DIVERGENCE
         if c.lanes:
             c.group = LANES
         elif not c.stored:
@@ -109,7 +110,7 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # logits besides its exponentials.
     if not c.lanes:
         unit *= c.group
-    c.double_buffered = ((c.lanes or c.order > 0) and 2 * unit <= SCRATCH
+    c.double_buffered = ((c.lanes or c.order > 0 and 2 * unit <= SCRATCH)
                          and c.divergence != FL_ANY_DIVERGENCE)
     return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
 

@@ -190,6 +190,15 @@ static __attribute__((unused)) void fl_stream(char *dst, const char *src, size_t
     memcpy(dst, src, bytes);
 }
 
+/* Bytes, at most a few lines of them, that are soon read or written. */
+FL_INLINE void fl_prefetch(const char *at, ptrdiff_t bytes, int write) {
+    for (ptrdiff_t b = 0; b < bytes && b < 1024; b += 64)
+        if (write)
+            __builtin_prefetch(at + b, 1);
+        else
+            __builtin_prefetch(at + b, 0);
+}
+
 FL_INLINE void fl_stream_fence(void) {
 #if defined(__SSE2__)
     _mm_sfence();

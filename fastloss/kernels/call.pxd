@@ -137,4 +137,5 @@ cdef extern from "call.h" nogil:
     void fl_to_columns_f64(double*, const char*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f32(char*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f64(char*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    void fl_prefetch(const char*, Py_ssize_t, bint)
     void fl_stream_fence()

@@ -10,6 +10,10 @@
 # e is kept between the passes where the unit fits the scratch (`c.stored`), else computed again.
 # 1 - p of the largest class is (S - 1) / S with S - 1 summed on its own, which does not cancel.
 
+cdef enum:
+    SOON = 16  # classes ahead, where each is elsewhere in memory: no processor foresees that
+
+
 cdef struct Rows:
     Py_ssize_t row, n  # the rows [row, row + n)
     Py_ssize_t j, step  # how far they are written
@@ -39,6 +43,7 @@ cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                 fl_to_columns_f64(dst + done, src, stride, take, cols)
         else:
             for i in range(cols):
+                fl_prefetch(src + (i + SOON) * op.step, stride * take, False)
                 load(dst + i * LANES + done, src + i * op.step, stride, take, op.code)
         row += take
         done += take
@@ -59,6 +64,7 @@ cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssi
                 fl_from_columns_f64(dst, src + done, stride, take, cols)
         else:
             for i in range(cols):
+                fl_prefetch(dst + (i + SOON) * op.step, stride * take, True)
                 store(dst + i * op.step, src + i * LANES + done, stride, take, op.code, False)
         row += take
         done += take
