@@ -55,6 +55,7 @@ cdef enum:
     ACROSS = 1 << 22  # of rows whose neighbour in memory is another row: strided reads cost more
     SHORT = 96  # classes: to here rows side by side are faster than one after the other
     GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
+    FEW = 16  # rows: so many, and fewer, of very many classes are shared by the threads
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
 
@@ -69,6 +70,10 @@ cdef fl_driver* driver_of(str name, int* form) except NULL:
         return DRIVERS.rows
     if name == "weigh":
         return DRIVERS.weigh
+    if name == "tile_sums":
+        return DRIVERS.tile_sums
+    if name == "tiles":
+        return DRIVERS.tiles
     form[0] = FORMS.index(name)
     return DRIVERS.terms
 
@@ -99,6 +104,10 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
             c.group = max(<Py_ssize_t>1, min(<Py_ssize_t>LANES, GROUP // max(unit, 1)))
         least = RANGE // max(c.classes, 1)
         align = c.group
+    c.tiles = 0
+    if c.size <= FEW and c.classes >= 2 * TILE and not (
+            c.lanes or c.soft or c.spread or c.divergence):
+        c.tiles = (c.classes + TILE - 1) // TILE
     c.range = max(least, (c.size + RANGES - 1) // RANGES)
     c.range = max(align, (c.range + align - 1) // align * align)
     c.ranges = (c.size + c.range - 1) // c.range
@@ -150,7 +159,8 @@ cdef class Job:
     cdef Py_ssize_t claimed
     cdef size_t scratch
     cdef int stop, wide
-    cdef object partial
+    cdef object partial, sums
+    cdef Py_ssize_t ranges_of_rows
     cdef list kept
     cdef Py_ssize_t[9][2][cnp.NPY_MAXDIMS] dims
 
@@ -187,12 +197,22 @@ cdef class Job:
             c.has_ignored = True
             c.ignored = ignore_index
         self.scratch = plan(c, wide, across)
-        self.partial = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&c.ranges, cnp.NPY_DOUBLE, 0)
+        self.ranges_of_rows = c.ranges
+        i = max(c.ranges, c.size * c.tiles)
+        self.partial = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&i, cnp.NPY_DOUBLE, 0)
         c.partial = <double*>cnp.PyArray_DATA(self.partial)
+        i = 4 * c.size * c.tiles
+        self.sums = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&i, cnp.NPY_DOUBLE, 0)
+        c.sums = <double*>cnp.PyArray_DATA(self.sums)
 
     @property
     def ranges(self) -> int:
         return self.call.ranges
+
+    @property
+    def tiles(self) -> int:
+        """Into how many each row is cut, if threads are to share it."""
+        return 0 if self.call.class_mask.data != NULL else self.call.tiles
 
     @property
     def bad(self) -> bool:
@@ -235,7 +255,13 @@ cdef class Job:
         op.stride = self.dims[slot][1]
 
     def start(self, str driver, double scale=1, bint stream=False) -> None:
-        """Makes the ranges claimable: by the driver of a gate, or "weigh"."""
+        """Makes the ranges claimable: by the driver of a gate, or "weigh"; of rows in tiles by
+        "tile_sums", then "tiles".
+        """
+        if driver.startswith("tile"):
+            self.call.ranges = self.call.size * self.call.tiles
+        else:
+            self.call.ranges = self.ranges_of_rows
         self.driver = driver_of(driver, &self.call.form)[1 if self.wide else 0]
         self.call.scale = scale
         self.call.stream = stream

@@ -295,6 +295,10 @@ class Call(Checks):
         """Runs the job and returns what the method does; `count` is the mean's denominator."""
         divisor, scale = self.scale(reduction, count)
         written = sum(a.nbytes for a in arrays.values() if a is not None)
+        if driver == "rows" and job.tiles:
+            job.start("tile_sums", scale)
+            run(job, num_threads)
+            driver = "tiles"
         job.start(driver, scale, written > STREAM)
         run(job, num_threads)
         if job.bad:

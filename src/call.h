@@ -59,6 +59,8 @@ typedef struct fl_call {
     int64_t ignored;
     ptrdiff_t size, classes, range, ranges; /* in elements or rows */
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
+    ptrdiff_t tiles;                        /* of a row, which threads share; 0: it is not cut */
+    double *sums;                           /* of each tile: maximum, sum, all but one, label's logit */
     double *partial;                               /* per range: the sum of its losses or weights */
     int order, stream, bounded, ends_only, open, has_ignored, soft, lanes, stored, double_buffered;
     int form; /* of rows of terms */
@@ -75,7 +77,7 @@ enum { FL_TERMS, FL_MEANS, FL_DIVERGENCE, FL_MARGINS, FL_RIVAL, FL_LISTS };
  * range, in a workspace of the calling thread's. */
 typedef void (*fl_driver)(fl_call *, ptrdiff_t range, fl_workspace *);
 typedef struct {
-    fl_driver elementwise[2], rows[2], terms[2], weigh[2];
+    fl_driver elementwise[2], rows[2], terms[2], weigh[2], tile_sums[2], tiles[2];
 } fl_drivers;
 
 /* A kernel runs in the standard floating-point mode, whatever its thread's: round to nearest, no

@@ -37,10 +37,12 @@ def assert_same_bits(got, want):
 
 
 def shapes(loss):
-    """(shape, classes) that meet every driver: blocks, lanes of short rows, tiles of long ones."""
+    """(shape, classes) that meet every driver: blocks, lanes of short rows, blocks of long ones,
+    tiles of very long ones.
+    """
     if loss.kind == "elementwise":
         return [((300_007,), 0), ((3001, 100), 0)]
-    return [((40_003,), 7), ((2003,), 150), ((30,), 20_011)]
+    return [((40_003,), 7), ((2003,), 150), ((30,), 20_011), ((2,), 70_001)]
 
 
 @every_loss

@@ -521,3 +521,39 @@ def test_the_sample_inputs_are_in_the_domain(loss):
     labels = loss.kind == "rows" and loss.domain.labels
     assert labels or loss.domain.contains(np.asarray(target, float)).all()
     assert str(loss.domain)
+
+
+@pytest.mark.parametrize("classes", [65_536, 70_001])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sample_weight": np.array([1, 0.5, 0, 2, -1])},
+        {"temperature": 2.5, "softcap": 4.0},
+        {"class_weight": np.linspace(0.5, 2, 70_001)},
+        {"ignore_index": 0},
+    ],
+    ids=lambda options: " ".join(options) or "plain",
+)
+def test_few_rows_of_very_many_classes_are_cut_for_the_threads(classes, options, rng):
+    """They are what rows are that are not cut, since there are many."""
+    pred = 3 * rng.normal(size=(5, classes))
+    pred[4, 40_000] = np.nan
+    target = np.array([0, classes - 1, 40_000, 7, 5])
+    few, many = dict(options), dict(options)
+    if "class_weight" in options:
+        few["class_weight"] = many["class_weight"] = options["class_weight"][:classes]
+    if "sample_weight" in options:
+        many["sample_weight"] = np.tile(options["sample_weight"], 4)
+    for threads in (1, 3):
+        got = fl.cross_entropy.value_grad_hess(
+            pred, target, reduction="none", num_threads=threads, **few
+        )
+        want = fl.cross_entropy.value_grad_hess(
+            np.tile(pred, (4, 1)), np.tile(target, 4), reduction="none", **many
+        )
+        for a, b in zip(got, want, strict=True):
+            assert_allclose(a, b[:5], 1e-12, 1e-18)
+        over = pred.copy()
+        fl.cross_entropy.grad(over, target, reduction="none", out=over, **few)
+        assert_array_equal(over, got[1])

@@ -5,6 +5,7 @@ cdef enum:
     LANES = 64  # independent sums: enough to hide the latency of an add at any vector width
     STEPS = 16
     NEAR = 8  # ranges: the arrays of a call of so few are in the L2 cache
+    TILE = 32768  # classes that a thread takes at a time of a row of very many
     BLOCK = 1024  # STEPS x LANES elements: a block of each operand fits the L1 cache
 
 cdef extern from "call.h" nogil:
@@ -83,6 +84,8 @@ cdef extern from "call.h" nogil:
         Py_ssize_t ranges
         Py_ssize_t group
         Py_ssize_t unit
+        Py_ssize_t tiles
+        double* sums
         double* partial
         int order
         int stream
@@ -116,6 +119,8 @@ cdef extern from "call.h" nogil:
         fl_driver[2] rows
         fl_driver[2] terms
         fl_driver[2] weigh
+        fl_driver[2] tile_sums
+        fl_driver[2] tiles
 
     ctypedef struct fl_mode:
         pass

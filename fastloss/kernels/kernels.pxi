@@ -56,6 +56,22 @@ cdef void weigh_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
     weigh(c, r, ws, <double>0)
 
 
+cdef void tile_sums_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    tile_sums(c, r, ws, <float>0)
+
+
+cdef void tile_sums_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    tile_sums(c, r, ws, <double>0)
+
+
+cdef void tiles_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    tiles(c, r, ws, <float>0)
+
+
+cdef void tiles_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    tiles(c, r, ws, <double>0)
+
+
 cdef fl_drivers table
 table.elementwise[0] = elementwise_f32
 table.elementwise[1] = elementwise_f64
@@ -65,4 +81,8 @@ table.terms[0] = terms_f32
 table.terms[1] = terms_f64
 table.weigh[0] = weigh_f32
 table.weigh[1] = weigh_f64
+table.tile_sums[0] = tile_sums_f32
+table.tile_sums[1] = tile_sums_f64
+table.tiles[0] = tiles_f32
+table.tiles[1] = tiles_f64
 DRIVERS = <size_t>&table

@@ -816,8 +816,8 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         if c.order < 2:
             s.others[i] = 0
-    # Of a row that lies far from its target the plain sum is as good as one in which nothing cancels
-    # (at 1/4 it was never off by more than 3.2 roundings).
+    # Of a row that lies far from its target the plain sum is as good as one in which nothing
+    # cancels (at 1/4 it was never off by more than 3.2 roundings).
     if plain and not c.target_logits and not c.lanes and (
             s.dot[j] >= s.mass[j] / 4 and s.dot[j] >= s.mass[j] * fl_log_f64(s.sum[j]) / 8):
         return
@@ -1139,3 +1139,91 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
     if c.stream:
         fl_stream_fence()
     c.partial[index] = value(&partial)
+
+
+# ---- few rows of very many classes ----
+# Threads share a row: it is cut into tiles of columns, always the same. First each tile's maximum
+# and sum are found, then, once all are known, its gradient is written; whoever writes a tile merges
+# the sums of all, in their order.
+
+
+cdef fl_call tile_of(const fl_call* c, Py_ssize_t tile) noexcept nogil:
+    # The same call of one tile's classes.
+    cdef fl_call own = c[0]
+    cdef Py_ssize_t col = tile * TILE
+    own.stored = 0
+    own.classes = min(<Py_ssize_t>TILE, c.classes - col)
+    own.pred.data += col * own.pred.step
+    own.grad.data += col * own.grad.step if own.grad.data else 0
+    own.hess.data += col * own.hess.step if own.hess.data else 0
+    return own
+
+
+cdef void tile_sums(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
+    cdef Py_ssize_t tile = index % c.tiles
+    cdef fl_call own = tile_of(c, tile)
+    cdef double* found = c.sums + 4 * index
+    cdef Rows s, none
+    cdef fl_mode mode = fl_enter(True)
+    s.row = index // c.tiles
+    s.e = ws + 1
+    s.n = 1
+    none.n = none.j = 0
+    row_weights(s.w, s.y, c, s.row, 1, tag)
+    s.y[0] -= tile * TILE
+    s.others[0] = 0
+    if s.w[0] != 0:
+        reduce_row(&own, ws, &s, 0, &none, tag)
+        found[0] = s.top[0]
+        found[1] = s.sum[0]
+        found[2] = s.others[0]
+        if 0 <= s.y[0] < own.classes:
+            found[3] = s.label_logit[0]
+    fl_leave(mode)
+
+
+cdef void merge_tiles(const fl_call* c, const double* found, Rows* s) noexcept nogil:
+    # A row's maximum and sums, from those of its tiles. `others` leaves out one maximum.
+    cdef Py_ssize_t tile, highest = 0
+    cdef double part
+    for tile in range(1, c.tiles):
+        if found[4 * tile] > found[4 * highest]:
+            highest = tile
+    s.top[0] = found[4 * highest]
+    s.sum[0] = s.others[0] = 0
+    for tile in range(c.tiles):
+        part = found[4 * tile] - s.top[0]
+        part = fl_exp_nonpositive_f64(part / c.temperature) if part < 0 else 1
+        s.sum[0] += part * found[4 * tile + 1]
+        s.others[0] += found[4 * tile + 2] if tile == highest else part * found[4 * tile + 1]
+    s.label_logit[0] = found[4 * (s.y[0] // TILE) + 3]
+
+
+cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
+    cdef Py_ssize_t tile = index % c.tiles
+    cdef fl_call own = tile_of(c, tile)
+    cdef Rows s
+    cdef T loss
+    cdef fl_mode mode = fl_enter(True)
+    s.row = index // c.tiles
+    s.e = ws + 1
+    s.n = 1
+    s.j = s.step = 0
+    row_weights(s.w, s.y, c, s.row, 1, tag)
+    if s.w[0] == 0:
+        s.top[0] = s.label_logit[0] = s.others[0] = 0
+        s.sum[0] = 1
+    else:
+        merge_tiles(c, c.sums + 4 * (index - tile), &s)
+    judge(c, 1, &s)
+    s.loss[0] = 0 if s.w[0] == 0 else s.loss[0] * s.w[0]
+    c.partial[index] = s.loss[0] if tile == 0 else 0
+    loss = <T>s.loss[0]
+    if c.loss.data and tile == 0:
+        scatter(&c.loss, &loss, s.row, 1, False)
+    s.y[0] -= tile * TILE
+    while (c.grad.data != NULL or c.hess.data != NULL) and write_next(&own, ws, &s, tag):
+        pass
+    fl_leave(mode)
+    if c.stream:
+        fl_stream_fence()

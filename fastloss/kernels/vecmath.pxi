@@ -85,7 +85,8 @@ cdef extern from "lanes.h" nogil:
                          const double*, const double*, const double*, const double*, double*)
     void fl_cap_f64(double*, Py_ssize_t, double)
     void fl_uncap_f64(bint, const double*, Py_ssize_t, double, double*, double*)
-    void fl_difference_f64(const double*, const double*, Py_ssize_t, double, double, double, double*)
+    void fl_difference_f64(const double*, const double*, Py_ssize_t, double, double, double,
+                           double*)
     void fl_take_out_f64(double*, Py_ssize_t, const double*, double*)
     void fl_put_f64(double*, Py_ssize_t, const double*, const double*)
     void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
