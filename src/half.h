@@ -1,0 +1,146 @@
+/* Floats of 16 bits, from and to float and double: float16 (IEEE 754 binary16) and bfloat16, the
+ * upper half of a float. Rounded once, to nearest even; subnormal numbers count in full in every
+ * floating-point mode; a nan stays one, and becomes quiet in float16.
+ */
+#ifndef FASTLOSS_HALF_H
+#define FASTLOSS_HALF_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+#include "vecmath.h"
+
+typedef uint16_t __attribute__((aligned(1), may_alias)) fl_half;
+typedef uint32_t __attribute__((may_alias)) fl_float_bits;
+enum { FL_HALVES = 1024 }; /* at a time, where they do not lie as they should: a block */
+
+/* One of two without a branch, so that the loops are of vectors. */
+#define FL_CHOOSE(cond, a, b) ((b) ^ (((a) ^ (b)) & -(uint32_t)(cond)))
+
+FL_INLINE uint32_t fl_float_of_f16(uint32_t h) {
+    uint32_t a = h & 0x7fff, normal = (a << 13) + 0x38000000, bits;
+    float tiny = (float)(int32_t)a * 0x1p-24f; /* a subnormal's value is no subnormal float */
+    memcpy(&bits, &tiny, 4);
+    bits = FL_CHOOSE((int32_t)a < 0x400, bits, normal);
+    bits += 0x38000000 & -(uint32_t)((int32_t)a > 0x7bff);  /* inf and nan */
+    bits |= 0x400000 & -(uint32_t)((int32_t)a > 0x7c00);
+    return bits | (h & 0x8000) << 16;
+}
+
+FL_INLINE uint32_t fl_f16_of_float(uint32_t u) {
+    uint32_t a = u & 0x7fffffff, sign = u >> 16 & 0x8000, bits;
+    uint32_t nan = 0x7e00 | (a >> 13 & 0x3ff);
+    uint32_t most = FL_CHOOSE((int32_t)a < 0x47800000, a, 0x47800000);
+    uint32_t normal = (most - 0x38000000 + 0xfff + (most >> 13 & 1)) >> 13;
+    float magic; /* of 1/2 + x the last bit is the smallest subnormal number */
+    memcpy(&magic, &a, 4);
+    magic += 0.5f;
+    memcpy(&bits, &magic, 4);
+    bits = FL_CHOOSE((int32_t)a < 0x38800000, bits - 0x3f000000, normal);
+    return FL_CHOOSE((int32_t)a > 0x7f800000, nan, bits) | sign;
+}
+
+FL_INLINE uint32_t fl_bf16_of_float(uint32_t u) {
+    uint32_t rounded = (u + 0x7fff + (u >> 16 & 1)) >> 16;
+    return FL_CHOOSE((int32_t)(u & 0x7fffffff) > 0x7f800000, u >> 16 | 0x40, rounded);
+}
+
+/* Of a double; a float between would round twice. `bits` of a fraction, exponents of `bias`. */
+FL_INLINE uint32_t fl_half_of_double(double x, int bits, int bias) {
+    uint64_t u, a, lost = 52 - (uint64_t)bits, least = (uint64_t)(1023 - bias) << 52;
+    uint64_t infinite = (uint64_t)(2 * bias + 1) << bits, sign, normal, tiny;
+    uint64_t magic_bits = (uint64_t)(1023 + 1 - bias - bits + 52) << 52;
+    double magic;
+    memcpy(&u, &x, 8);
+    sign = u >> 48 & 0x8000;
+    a = u & ~(UINT64_C(1) << 63);
+    normal = (a - least + ((UINT64_C(1) << (lost - 1)) - 1) + (a >> lost & 1)) >> lost;
+    normal = normal < infinite ? normal : infinite;
+    memcpy(&magic, &magic_bits, 8);
+    magic += fabs(x);
+    memcpy(&tiny, &magic, 8);
+    normal = a < least + (UINT64_C(1) << 52) ? tiny - magic_bits : normal;
+    normal = a > UINT64_C(0x7ff) << 52 ? infinite | UINT64_C(1) << (bits - 1) | (a >> lost & ((UINT64_C(1) << bits) - 1)) : normal;
+    return (uint32_t)(normal | sign);
+}
+
+static __attribute__((noinline, unused)) void fl_from_f16(float *restrict dst,
+                                                          const fl_half *restrict src,
+                                                          ptrdiff_t n) {
+    fl_float_bits *restrict to = (fl_float_bits *)dst;
+    ptrdiff_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(dst + i, _mm512_cvtph_ps(_mm256_loadu_si256((const void *)(src + i))));
+#elif defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(dst + i, _mm256_cvtph_ps(_mm_loadu_si128((const void *)(src + i))));
+#endif
+    for (; i < n; ++i)
+        to[i] = fl_float_of_f16(src[i]);
+}
+
+static __attribute__((noinline, unused)) void fl_from_bf16(float *restrict dst,
+                                                           const fl_half *restrict src,
+                                                           ptrdiff_t n) {
+    fl_float_bits *restrict to = (fl_float_bits *)dst;
+    for (ptrdiff_t i = 0; i < n; ++i)
+        to[i] = (uint32_t)src[i] << 16;
+}
+
+static __attribute__((noinline, unused)) void fl_to_f16(fl_half *restrict dst,
+                                                        const float *restrict src, ptrdiff_t n) {
+    const fl_float_bits *restrict from = (const fl_float_bits *)src;
+    ptrdiff_t i = 0;
+#if defined(__AVX512F__)
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((void *)(dst + i), _mm512_cvtps_ph(_mm512_loadu_ps(src + i), 0));
+#elif defined(__F16C__)
+    for (; i + 8 <= n; i += 8)
+        _mm_storeu_si128((void *)(dst + i), _mm256_cvtps_ph(_mm256_loadu_ps(src + i), 0));
+#endif
+    for (; i < n; ++i)
+        dst[i] = (uint16_t)fl_f16_of_float(from[i]);
+}
+
+static __attribute__((noinline, unused)) void fl_to_bf16(fl_half *restrict dst,
+                                                         const float *restrict src, ptrdiff_t n) {
+    const fl_float_bits *restrict from = (const fl_float_bits *)src;
+    for (ptrdiff_t i = 0; i < n; ++i)
+        dst[i] = (uint16_t)fl_bf16_of_float(from[i]);
+}
+
+FL_INLINE void fl_from_half_f32(int brain, float *dst, const fl_half *src, ptrdiff_t n) {
+    if (brain)
+        fl_from_bf16(dst, src, n);
+    else
+        fl_from_f16(dst, src, n);
+}
+
+FL_INLINE void fl_from_half_f64(int brain, double *dst, const fl_half *src, ptrdiff_t n) {
+    float part[256];
+    for (ptrdiff_t i = 0; i < n; i += 256) {
+        ptrdiff_t m = n - i < 256 ? n - i : 256;
+        fl_from_half_f32(brain, part, src + i, m);
+        for (ptrdiff_t k = 0; k < m; ++k)
+            dst[i + k] = part[k];
+    }
+}
+
+FL_INLINE void fl_to_half_f32(int brain, fl_half *dst, const float *src, ptrdiff_t n) {
+    if (brain)
+        fl_to_bf16(dst, src, n);
+    else
+        fl_to_f16(dst, src, n);
+}
+
+FL_INLINE void fl_to_half_f64(int brain, fl_half *dst, const double *src, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; ++i)
+        dst[i] = (uint16_t)(brain ? fl_half_of_double(src[i], 7, 127)
+                                  : fl_half_of_double(src[i], 10, 15));
+}
+
+#endif
