@@ -239,22 +239,19 @@ FL_INLINE void fl_stream_fence(void) {
 #define FL_DEFINE_STORE_HALF(S, T)                                                                 \
     static __attribute__((noinline, unused)) void fl_store_half_##S(                               \
         char *dst, const T *restrict src, ptrdiff_t step, ptrdiff_t n, int code, int stream) {     \
-        fl_half raw[FL_HALVES] __attribute__((aligned(64)));                                       \
+        fl_half raw[FL_HALVES];                                                                    \
         int brain = (code & ~FL_SWAPPED) == FL_BF16;                                               \
-        if (step == 2 && !(code & FL_SWAPPED) && !stream) {                                        \
-            fl_to_half_##S(brain, (fl_half *)dst, src, n);                                         \
+        if (step == 2 && !(code & FL_SWAPPED)) {                                                   \
+            fl_to_half_##S(brain, (fl_half *)dst, src, n, stream);                                 \
             return;                                                                                \
         }                                                                                          \
         for (ptrdiff_t i = 0, m; i < n; i += m, dst += m * step) {                                 \
             m = n - i < FL_HALVES ? n - i : FL_HALVES;                                             \
-            fl_to_half_##S(brain, raw, src + i, m);                                                \
+            fl_to_half_##S(brain, raw, src + i, m, 0);                                             \
             for (ptrdiff_t k = 0; k < (code & FL_SWAPPED ? m : 0); ++k)                            \
                 raw[k] = __builtin_bswap16(raw[k]);                                                \
-            if (step == 2 && stream)                                                               \
-                fl_stream(dst, (const char *)raw, (size_t)m * 2);                                  \
-            else                                                                                   \
-                for (ptrdiff_t k = 0; k < m; ++k)                                                  \
-                    *(fl_half *)(dst + k * step) = raw[k];                                         \
+            for (ptrdiff_t k = 0; k < m; ++k)                                                      \
+                *(fl_half *)(dst + k * step) = raw[k];                                             \
         }                                                                                          \
     }
 FL_DEFINE_STORE_HALF(f32, float)
