@@ -24,8 +24,9 @@ FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in
 REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
 FLOATS = "float16, bfloat16, float32, float64"
-# To so many bytes of prediction, as computed with, one thread is as fast as two: waking a second takes 80 us, the work
-# of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only move memory.
+# To so many bytes of prediction, in the dtype computed in, one thread is as fast as two: waking a
+# second takes 80 us, the work of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only
+# move memory.
 SERIAL = 1 << 20
 # Outputs above this many bytes are written past the cache: they would push everything out of it.
 STREAM = 8 << 20
@@ -38,7 +39,8 @@ def array(loss: str, name: str, x: Any) -> Array:
     except ValueError as error:
         raise ValueError(f"{loss}: {name}: {error}") from None
     if not readable(a.dtype):
-        cure = f"; convert it with {name}.astype(np.float64)" if a.dtype.kind == "f" else ""
+        near = "float32" if a.dtype.itemsize < 8 else "float64"
+        cure = f"; convert it with {name}.astype(np.{near})" if "float" in a.dtype.name else ""
         raise TypeError(f"{loss}: {name}: expected {FLOATS} or integers, got {a.dtype}{cure}")
     return a
 
@@ -63,6 +65,22 @@ def is_half(dtype: np.dtype[Any]) -> bool:
 def widened(x: Array) -> Array:
     """The numbers of a small array or a block in a dtype that NumPy computes in: no half."""
     return x.astype(np.float32) if is_half(x.dtype) else x
+
+
+def unrounded(x: Array, out: Array | None) -> Array | None:
+    """Where to have a gradient by x written that is computed with before it is `narrowed`."""
+    half = is_half(x.dtype if out is None else out.dtype)
+    return np.empty(x.shape, np.float32) if half else out
+
+
+def narrowed(grad: Array, x: Array, out: Array | None) -> Array:
+    """That gradient in `out`, or in x's dtype: rounded once."""
+    if out is None:
+        return grad.astype(derivative(x.dtype)) if is_half(x.dtype) else grad
+    if out is not grad:
+        with np.errstate(all="ignore"):
+            out[...] = grad
+    return out
 
 
 class Checks:
@@ -593,6 +611,18 @@ class Elementwise(_Pickles, ElementwiseGate):
         return np.broadcast_to(a, call.shape), 1.0
 
 
+class PairsCall(Call):
+    """A call whose `pred` and `target` are the two inputs that have gradients, "g" and "h"."""
+
+    def like(self, result: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """The shape and the dtype of a result."""
+        if result == "h" and is_half(self.target.dtype):
+            return self.shape, derivative(self.target.dtype)
+        if result == "h":
+            return self.shape, self.dtype
+        return super().like(result)
+
+
 class Pairs(_Pickles, PairsGate):
     """Losses of two predictions each, or of a prediction and its scale: a gradient for both.
 
@@ -611,7 +641,7 @@ class Pairs(_Pickles, PairsGate):
     ) -> Any:
         """Do a call of any kind, of the arrays by their names."""
         (first, second), checked = self.loss.inputs, self.loss.checked
-        call = Call(self, given[first], given[second], None, self.loss.inputs)
+        call = PairsCall(self, given[first], given[second], None, self.loss.inputs)
         inputs = {name: call.array(name, x) for name, x in given.items()}
         for name, x in inputs.items():
             if x.shape != call.shape:

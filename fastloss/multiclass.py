@@ -156,7 +156,7 @@ def cross_entropy(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
         of any dtype) of pred's shape, which are not checked.
@@ -310,7 +310,7 @@ def softmax_focal_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     gamma : float, optional
@@ -374,7 +374,7 @@ def poly_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     epsilon : float, optional
@@ -443,7 +443,7 @@ def generalized_cross_entropy(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     q : float, optional
@@ -518,7 +518,7 @@ def nll_loss(
     Parameters
     ----------
     pred : array_like
-        Logarithms of probabilities, float32 or float64, or integers, which count as float64; the
+        Logarithms of probabilities, floats, or integers, which count as float64; the
         classes on `axis`. The label's alone is read.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
@@ -587,7 +587,7 @@ def cross_entropy_with_probs(
     Parameters
     ----------
     pred : array_like
-        Probabilities, float32 or float64, or integers, which count as float64; the classes on
+        Probabilities, floats, or integers, which count as float64; the classes on
         `axis`. With labels, the label's alone is read.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
@@ -665,7 +665,7 @@ def multi_margin_loss(
     Parameters
     ----------
     pred : array_like
-        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Scores, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     p : float, optional
@@ -740,7 +740,7 @@ def crammer_singer_loss(
     Parameters
     ----------
     pred : array_like
-        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Scores, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     margin : float, optional
