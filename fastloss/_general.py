@@ -23,7 +23,7 @@ Array = NDArray[Any]
 FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in results)
 REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
-FLOATS = "float16, bfloat16, float32, float64"
+FLOATS = "float32, float64, float16, bfloat16"
 # To so many bytes of prediction, in the dtype computed in, one thread is as fast as two: waking a
 # second takes 80 us, the work of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only
 # move memory.
