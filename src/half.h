@@ -190,16 +190,23 @@ FL_INLINE __m256i fl_two_bf16(__m256 x, __m256 y) {
     return _mm256_permute4x64_epi64(pairs, 0xd8);
 }
 
+/* Two stores a turn: a line of which half was stored past the cache is slow to fill. */
 #define FL_TO_F16(put)                                                                             \
-    for (; i + 16 <= n; i += 16)                                                                   \
-        put((void *)(dst + i), fl_two_f16(src + i));
+    for (; i + 32 <= n; i += 32) {                                                                 \
+        put((void *)(dst + i), fl_two_f16(src + i));                                               \
+        put((void *)(dst + i + 16), fl_two_f16(src + i + 16));                                     \
+    }
 /* A nan ends it: what rounds could make it none. */
 #define FL_TO_BF16(put)                                                                            \
-    for (; i + 16 <= n; i += 16) {                                                                 \
+    for (; i + 32 <= n; i += 32) {                                                                 \
         __m256 x = _mm256_loadu_ps(src + i), y = _mm256_loadu_ps(src + i + 8);                     \
-        if (_mm256_movemask_ps(_mm256_cmp_ps(x, y, _CMP_UNORD_Q)))                                 \
+        __m256 z = _mm256_loadu_ps(src + i + 16), w = _mm256_loadu_ps(src + i + 24);               \
+        __m256 nan = _mm256_or_ps(_mm256_cmp_ps(x, y, _CMP_UNORD_Q),                               \
+                                  _mm256_cmp_ps(z, w, _CMP_UNORD_Q));                              \
+        if (_mm256_movemask_ps(nan))                                                               \
             break;                                                                                 \
         put((void *)(dst + i), fl_two_bf16(x, y));                                                 \
+        put((void *)(dst + i + 16), fl_two_bf16(z, w));                                            \
     }
 FL_INLINE ptrdiff_t fl_to_f16_lines(fl_half *dst, const float *src, ptrdiff_t n, int stream) {
     ptrdiff_t i = 0;
@@ -223,14 +230,25 @@ FL_INLINE ptrdiff_t fl_to_bf16_lines(fl_half *dst, const float *src, ptrdiff_t n
 #define fl_to_bf16_lines(dst, src, n, stream) ((void)(stream), (ptrdiff_t)0)
 #endif
 
+/* At the ends, less than a line each, 32 are done elsewhere and some of them copied: one by one they
+ * would take a quarter of a block's time. */
 #define FL_DEFINE_TO(NAME)                                                                         \
+    FL_INLINE void NAME##_some(fl_half *dst, const float *src, ptrdiff_t begin, ptrdiff_t end) {   \
+        fl_half line[32];                                                                          \
+        if (NAME##_lines(line, src, 32, 0) < 32)                                                   \
+            NAME##_plain(line, src, 32);                                                           \
+        memcpy(dst + begin, line + begin, (size_t)(end - begin) * 2);                              \
+    }                                                                                              \
     static __attribute__((noinline, unused)) void NAME(fl_half *dst, const float *src,             \
                                                        ptrdiff_t n, int stream) {                  \
-        ptrdiff_t i = stream ? (ptrdiff_t)((-(uintptr_t)dst & 63) / 2) : 0;                        \
-        i = i < n ? i : n;                                                                         \
-        NAME##_plain(dst, src, i);                                                                 \
-        i += NAME##_lines(dst + i, src + i, n - i, stream && !((uintptr_t)dst & 1));               \
-        NAME##_plain(dst + i, src + i, n - i);                                                     \
+        ptrdiff_t i = stream && n >= 64 ? (ptrdiff_t)((-(uintptr_t)dst & 63) / 2) : 0;             \
+        if (i)                                                                                     \
+            NAME##_some(dst, src, 0, i);                                                           \
+        i += NAME##_lines(dst + i, src + i, n - i, stream && n >= 64 && !((uintptr_t)dst & 1));    \
+        if (n >= 32 && n - i < 32)                                                                 \
+            NAME##_some(dst + n - 32, src + n - 32, 32 - (n - i), 32);                             \
+        else                                                                                       \
+            NAME##_plain(dst + i, src + i, n - i);                                                 \
     }
 FL_DEFINE_TO(fl_to_f16)
 FL_DEFINE_TO(fl_to_bf16)
