@@ -25,6 +25,7 @@ from fastloss.binary import (
     soft_margin_loss,
     squared_hinge_loss,
 )
+from fastloss.bridge import from_torch
 from fastloss.combine import WeightedSum, weighted_sum
 from fastloss.contrastive import nt_xent_loss, supervised_contrastive_loss
 from fastloss.counts import (
@@ -129,6 +130,7 @@ __all__ = [
     "expectile_loss",
     "exponential_loss",
     "fair_loss",
+    "from_torch",
     "gamma_nll_loss",
     "gaussian_kl_loss",
     "gaussian_nll_loss",

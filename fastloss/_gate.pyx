@@ -133,11 +133,14 @@ cdef fl_workspace* workspace(size_t size, char** memory) except NULL:
 
 
 cdef int code_of(dtype) except -1:
-    # The operand code of a dtype (src/call.h), or 0 for one that no kernel reads.
+    # The operand code of a dtype (src/call.h), or 0 for one that no kernel reads. bfloat16 is that
+    # of ml_dtypes, which need not be there to be told by its name.
     cdef str kind = dtype.kind
     cdef int size = dtype.itemsize, code
-    if kind == "f" and size in (4, 8):
+    if kind == "f" and size in (2, 4, 8):
         code = size + 32
+    elif kind == "V":
+        return FL_BF16 if size == 2 and dtype.isnative and dtype.name == "bfloat16" else 0
     elif kind == "i":
         code = size + 16
     elif kind in "ub":
@@ -148,8 +151,13 @@ cdef int code_of(dtype) except -1:
 
 
 def readable(dtype) -> bool:
-    """Whether kernels read this dtype: booleans, integers, float32, float64 of any byte order."""
+    """Whether kernels read this dtype: booleans, integers, and floats of 16 to 64 bits."""
     return code_of(dtype) != 0
+
+
+def floating(dtype) -> bool:
+    """Whether it is one of those floats: bfloat16 and others of any byte order."""
+    return code_of(dtype) & 32 != 0
 
 
 cdef class Job:

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, Method, PairsGate, RowsGate, readable
+from fastloss._gate import ElementwiseGate, Job, Method, PairsGate, RowsGate, floating, readable
 from fastloss._loss import CLASSES, METHODS, Domain, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
@@ -23,8 +23,10 @@ Array = NDArray[Any]
 FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in results)
 REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
-# To so many bytes of prediction one thread is as fast as two: waking a second takes 80 us, the work
-# of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only move memory.
+FLOATS = "float32, float64, float16, bfloat16"
+# To so many bytes of prediction, in the dtype computed in, one thread is as fast as two: waking a
+# second takes 80 us, the work of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only
+# move memory.
 SERIAL = 1 << 20
 # Outputs above this many bytes are written past the cache: they would push everything out of it.
 STREAM = 8 << 20
@@ -37,11 +39,48 @@ def array(loss: str, name: str, x: Any) -> Array:
     except ValueError as error:
         raise ValueError(f"{loss}: {name}: {error}") from None
     if not readable(a.dtype):
-        cure = f"; convert it with {name}.astype(np.float32)" if a.dtype.kind == "f" else ""
-        raise TypeError(
-            f"{loss}: {name}: expected float32, float64 or integers, got {a.dtype}{cure}"
-        )
+        near = "float32" if a.dtype.itemsize < 8 else "float64"
+        cure = f"; convert it with {name}.astype(np.{near})" if "float" in a.dtype.name else ""
+        raise TypeError(f"{loss}: {name}: expected {FLOATS} or integers, got {a.dtype}{cure}")
     return a
+
+
+def arithmetic(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype to compute in: float32 for floats of up to 32 bits, float64 for all else."""
+    return np.dtype(np.float32 if floating(dtype) and dtype.itemsize <= 4 else np.float64)
+
+
+def derivative(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """The dtype of derivatives by an array: its own, in native byte order; of integers float64."""
+    if not floating(dtype):
+        return np.dtype(np.float64)
+    return dtype if dtype.isnative else dtype.newbyteorder("=")
+
+
+def is_half(dtype: np.dtype[Any]) -> bool:
+    """Whether it is float16 or bfloat16: NumPy may lack functions of the second."""
+    return floating(dtype) and dtype.itemsize == 2
+
+
+def widened(x: Array) -> Array:
+    """The numbers of a small array or a block in a dtype that NumPy computes in: no half."""
+    return x.astype(np.float32) if is_half(x.dtype) else x
+
+
+def unrounded(x: Array, out: Array | None) -> Array | None:
+    """Where to have a gradient by x written that is computed with before it is `narrowed`."""
+    half = is_half(x.dtype if out is None else out.dtype)
+    return np.empty(x.shape, np.float32) if half else out
+
+
+def narrowed(grad: Array, x: Array, out: Array | None) -> Array:
+    """That gradient in `out`, or in x's dtype: rounded once."""
+    if out is None:
+        return grad.astype(derivative(x.dtype)) if is_half(x.dtype) else grad
+    if out is not grad:
+        with np.errstate(all="ignore"):
+            out[...] = grad
+    return out
 
 
 class Checks:
@@ -65,8 +104,8 @@ class Checks:
     ) -> None:
         if not isinstance(array, np.ndarray):
             raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
-        if array.dtype.kind != "f" or not readable(array.dtype):
-            raise self.fail(TypeError, "out", f"expected float32 or float64, got {array.dtype}")
+        if not floating(array.dtype):
+            raise self.fail(TypeError, "out", f"expected {FLOATS}, got {array.dtype}")
         if array.shape != shape:
             raise self.fail(ValueError, "out", f"expected shape {shape}, got {array.shape}")
         if not array.flags.writeable:
@@ -101,11 +140,7 @@ class Call(Checks):
         self.name = gate.loss.name
         self.pred = self.array(names[0], pred)
         self.target = self.array(names[1], target)
-        self.dtype = np.dtype(
-            np.float32
-            if self.pred.dtype.kind == "f" and self.pred.dtype.itemsize == 4
-            else np.float64
-        )
+        self.dtype = arithmetic(self.pred.dtype)
         self.shape = self.pred.shape
         if axis is not None:
             self.shape = self.shape[:axis] + self.shape[axis + 1 :]
@@ -140,7 +175,7 @@ class Call(Checks):
         at = 0
         with np.nditer(operands, flags=flags, order="C", buffersize=65536) as it:
             for values, weights, kept in it:
-                found = bad(values) & (weights != 0) & kept
+                found = bad(widened(values)) & (widened(weights) != 0) & kept
                 if found.any():
                     i = int(found.argmax())
                     index = np.unravel_index(at + i, x.shape)
@@ -216,7 +251,9 @@ class Call(Checks):
 
     def like(self, result: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
         """The shape and the dtype of a result."""
-        return self.shape if result == "l" else self.pred.shape, self.dtype
+        if result == "l":
+            return self.shape, self.dtype
+        return self.pred.shape, derivative(self.pred.dtype)
 
     def outputs(
         self,
@@ -272,7 +309,7 @@ class Call(Checks):
             n = check_threads(num_threads, f"{self.name}: num_threads")
         else:
             n = self.gate.defaults.get("num_threads") or get_num_threads()
-        return n if self.pred.nbytes > SERIAL else 1
+        return n if self.pred.size * self.dtype.itemsize > SERIAL else 1
 
     def scale(self, reduction: str, count: float) -> tuple[float, float]:
         """What the sum of the losses is divided by, and the factor of their gradients."""
@@ -358,7 +395,7 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
 
 def per_class_array(loss: Any, name: str, x: Any) -> Array:
     """A knob of one number per class, or for all, each in its domain."""
-    a = array(loss.name, name, x)
+    a = widened(array(loss.name, name, x))
     if a.ndim > 1:
         raise ValueError(f"{loss.name}: {name}: expected a number or one axis, got shape {a.shape}")
     domain = loss.knobs[name].each
@@ -578,6 +615,18 @@ class Elementwise(_Pickles, ElementwiseGate):
         return np.broadcast_to(a, call.shape), 1.0
 
 
+class PairsCall(Call):
+    """A call whose `pred` and `target` are the two inputs that have gradients, "g" and "h"."""
+
+    def like(self, result: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """The shape and the dtype of a result."""
+        if result == "h" and is_half(self.target.dtype):
+            return self.shape, derivative(self.target.dtype)
+        if result == "h":
+            return self.shape, self.dtype
+        return super().like(result)
+
+
 class Pairs(_Pickles, PairsGate):
     """Losses of two predictions each, or of a prediction and its scale: a gradient for both.
 
@@ -596,7 +645,7 @@ class Pairs(_Pickles, PairsGate):
     ) -> Any:
         """Do a call of any kind, of the arrays by their names."""
         (first, second), checked = self.loss.inputs, self.loss.checked
-        call = Call(self, given[first], given[second], None, self.loss.inputs)
+        call = PairsCall(self, given[first], given[second], None, self.loss.inputs)
         inputs = {name: call.array(name, x) for name, x in given.items()}
         for name, x in inputs.items():
             if x.shape != call.shape:
@@ -945,7 +994,7 @@ class Rows(_Pickles, RowsGate):
         knobs = loss.values(_checked(loss, knobs))
         axis, ignored = knobs.pop("axis"), knobs.pop("ignore_index")
         target = array(loss.name, "target", target)
-        soft = target.dtype.kind == "f"
+        soft = floating(target.dtype)
         if soft and (loss.domain is not CLASSES or not -target.ndim <= axis < target.ndim):
             raise TypeError(f"{loss.name}: target: expected {loss.domain}, got {target.dtype}")
         if soft and ignored is not None:

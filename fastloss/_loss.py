@@ -233,7 +233,10 @@ normalizer : float, optional
     "out": """\
 out : ndarray or tuple, optional
     The gradient's array in `grad` and `value_and_grad`; else a tuple with an array or None per
-    result of the method. May be `pred` itself.""",
+    result of the method. May be `pred` itself. Of float16, bfloat16, float32 or float64, as
+    `pred`. By default derivatives are of pred's dtype (of integers float64) and a loss per sample
+    is at least float32. In float16 the gradient of a mean underflows: below 3e-8 it is 0. Give a
+    float32 array, or take ``reduction="sum"``.""",
     "num_threads": """\
 num_threads : int, optional
     Threads for this call; by default those of `get_num_threads`.""",
@@ -247,7 +250,10 @@ sample_weight : array_like, optional
     "out": """\
 out : tuple, optional
     An array or None per gradient in `grad` and `value_and_grad`; else a tuple with an array, such a
-    tuple of gradients, or None per result of the method. A gradient's may be its input itself.""",
+    tuple of gradients, or None per result of the method. A gradient's may be its input itself. Of
+    float16, bfloat16, float32 or float64, as the inputs. By default a gradient is of its input's
+    dtype (of integers float64) and a loss per sample is at least float32. In float16 the gradient
+    of a mean underflows: below 3e-8 it is 0. Give float32 arrays, or take ``reduction="sum"``.""",
 }
 
 METHODS = {
@@ -313,6 +319,10 @@ def _common(function: Callable[..., Any]) -> tuple[str, ...]:
 
 class Loss(Generic[P, G]):
     """A loss function with its gradient, or gradients G: call it, or one of its methods.
+
+    The floats that a loss takes are float16, bfloat16 (of the package ml_dtypes), float32 and
+    float64, in any byte order and layout. Those of 16 bits are computed with in float32, a block at
+    a time, and derivatives rounded to nearest even; totals are summed in float64.
 
     Attributes
     ----------

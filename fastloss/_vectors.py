@@ -14,7 +14,18 @@ from typing import Any, ClassVar, cast
 
 import numpy as np
 
-from fastloss._general import FIRST_ORDER, Array, Call, _checked, _divide, _flat, _Pickles
+from fastloss._general import (
+    FIRST_ORDER,
+    Array,
+    Call,
+    _checked,
+    _divide,
+    _flat,
+    _Pickles,
+    arithmetic,
+    derivative,
+    is_half,
+)
 from fastloss._loss import Domain, Gradients
 
 # Numbers of each input in a block: 256 KiB in float64. Half or twice as many are no faster.
@@ -62,7 +73,7 @@ class VectorsCall(Call):
             raise self.fail(ValueError, first, "expected rows of features, got a single number")
         self.shape = self.pred.shape[:-1]
         self.features = dict(zip(inputs, features, strict=True))
-        wide = any(self.like(name)[1] == np.float64 for name in gate.loss.inputs)
+        wide = any(arithmetic(self.inputs[name].dtype) == np.float64 for name in gate.loss.inputs)
         self.dtype = np.dtype(np.float64 if wide else np.float32)
         leaders: dict[str, str] = {}
         for name, x in self.inputs.items():
@@ -94,8 +105,7 @@ class VectorsCall(Call):
         if result == "l":
             return self.shape, self.dtype
         x = self.inputs[result]
-        narrow = x.dtype.kind == "f" and x.dtype.itemsize == 4
-        return x.shape, np.dtype(np.float32 if narrow else np.float64)
+        return x.shape, derivative(x.dtype)
 
     def weights(self, sample_weight: Any, mask: Any) -> Array | None:
         """The weight of each row, exactly 0 where it is masked; None if all are 1."""
@@ -229,6 +239,8 @@ class Vectors(_Pickles):
                 a = arrays[name]
                 assert a is not None
                 target = a[where]
+                if is_half(a.dtype):  # of the gradient in float32, as everywhere
+                    slope = slope.astype(np.float32)
                 np.copyto(target, slope.reshape(target.shape), casting="same_kind")
             if weights is not None:
                 loss = loss * weight

@@ -70,7 +70,7 @@ def binary_cross_entropy_with_logits(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets in [0, 1].
+        Of one shape; floats, or integers, which count as float64. Targets in [0, 1].
     pos_weight : float or array_like, optional
         The weight w of the positive part, not negative: a number, or one per column of the last
         axis.
@@ -133,7 +133,7 @@ def binary_cross_entropy(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Of a prediction
+        Of one shape; floats, or integers, which count as float64. Of a prediction
         outside [0, 1] the loss is nan; targets in [0, 1].
     **common
 
@@ -207,7 +207,7 @@ def sigmoid_focal_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are 0 or 1.
+        Of one shape; floats, or integers, which count as float64. Targets are 0 or 1.
     gamma : float, optional
         How much easy samples are neglected; 0 is cross-entropy.
     alpha : float or None, optional
@@ -290,7 +290,7 @@ def asymmetric_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are 0 or 1.
+        Of one shape; floats, or integers, which count as float64. Targets are 0 or 1.
     gamma_neg, gamma_pos : float, optional
         How much easy negatives and easy positives are neglected, as in `sigmoid_focal_loss`.
     clip : float, optional
@@ -340,7 +340,7 @@ def soft_margin_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -383,7 +383,7 @@ def exponential_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -426,7 +426,7 @@ def hinge_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -469,7 +469,7 @@ def squared_hinge_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -512,7 +512,7 @@ def modified_huber_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -554,7 +554,7 @@ def perceptron_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     **common
 
     Raises
@@ -600,7 +600,7 @@ def hinge_embedding_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are -1 or +1.
+        Of one shape; floats, or integers, which count as float64. Targets are -1 or +1.
     margin : float, optional
         The distance m at which what should be apart is far enough; positive.
     **common
@@ -654,7 +654,7 @@ def multilabel_margin_loss(
     Parameters
     ----------
     pred : array_like
-        Scores z, float32 or float64, or integers, which count as float64; the K classes on `axis`.
+        Scores z, floats, or integers, which count as float64; the K classes on `axis`.
     target : array_like of int
         Of pred's shape: along `axis` the labels y of the sample, ended by the first -1 if they are
         fewer than K. What is behind the end is not read; a label that is twice there counts twice.
@@ -727,7 +727,7 @@ def multilabel_soft_margin_loss(
     Parameters
     ----------
     pred : array_like
-        Logits z, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits z, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Of pred's shape, in [0, 1]: whether the sample has the label.
     class_weight : array_like, optional

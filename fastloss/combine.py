@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._loss import Common, HessianLoss, as_number
+from fastloss._general import derivative, is_half
+from fastloss._loss import METHODS, Common, HessianLoss, as_number
 
 Array = NDArray[Any]
 _OPTIONS = tuple(name for name in Common.__annotations__ if name != "out")
@@ -83,9 +84,16 @@ class WeightedSum:
 
     def _sum(self, method: str, pred: Any, target: Any, common: dict[str, Any]) -> Any:
         _check_options(common)
+        z, results = np.asarray(pred), METHODS[method][0]
+        half = is_half(z.dtype)
         totals: list[Any] = []
         with np.errstate(all="ignore"):
             for weight, loss in self.terms:
+                if half and method != "__call__":  # sums are of what is not rounded yet
+                    out = tuple(
+                        None if r == "l" else np.empty(z.shape, np.float32) for r in results
+                    )
+                    common["out"] = out if len(out) > 1 else out[0]
                 found = getattr(loss, method)(pred, target, **common)
                 parts = list(found) if isinstance(found, tuple) else [found]
                 # In place where they are arrays: they are this call's own.
@@ -95,6 +103,9 @@ class WeightedSum:
                         totals[i] += part
                     else:
                         totals.append(part)
+            for i, result in enumerate(results if half else ""):
+                if result != "l":
+                    totals[i] = totals[i].astype(derivative(z.dtype))
         return totals[0] if len(totals) == 1 else tuple(totals)
 
 

@@ -16,7 +16,7 @@ from typing import Any, TypedDict, Unpack
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._general import Array, Set
+from fastloss._general import Array, Set, arithmetic, derivative
 from fastloss._loss import LABELS, Gradients, Positive, first_order_loss
 
 TILE = 1024  # rows of a tile: two of them in float32 take 8 MiB
@@ -43,8 +43,7 @@ class _Cosines:
     def __init__(self, inputs: dict[str, Array], temperature: float, apart: Array | None) -> None:
         self.inputs = list(inputs.values())
         n = sum(len(z) for z in self.inputs)
-        single = all(z.dtype.kind == "f" and z.dtype.itemsize == 4 for z in self.inputs)
-        self.dtype = np.dtype(np.float32 if single else np.float64)
+        self.dtype = np.result_type(*(arithmetic(z.dtype) for z in self.inputs))
         self.apart = [np.arange(n), *([] if apart is None else [apart])]
         self.rows = np.empty((n, self.inputs[0].shape[1]), self.dtype)
         self.norms = np.empty(n)  # of the inputs, times the root of the temperature
@@ -145,9 +144,7 @@ class _Cosines:
     def back(self, of_rows: Array, outs: list[Array | None]) -> list[Array]:
         """The gradients by the inputs, from those by the rows: 0 where the norm is 0."""
         results = [
-            np.empty(z.shape, np.float32 if z.dtype.kind == "f" and z.itemsize == 4 else np.float64)
-            if out is None
-            else out
+            np.empty(z.shape, derivative(z.dtype)) if out is None else out
             for z, out in zip(self.inputs, outs, strict=True)
         ]
         at = 0
@@ -230,7 +227,7 @@ def nt_xent_loss(
     Parameters
     ----------
     z1, z2 : array_like
-        Two views of N samples, of shape (N, D), which need no normalisation; float32 or float64, or
+        Two views of N samples, of shape (N, D), which need no normalisation; floats, or
         integers, which count as float64.
     temperature : float, optional
         The :math:`\tau` that cosines are divided by, positive.
@@ -322,7 +319,7 @@ def supervised_contrastive_loss(
     Parameters
     ----------
     z : array_like
-        Embeddings of shape (N, D), which need no normalisation; float32 or float64, or integers,
+        Embeddings of shape (N, D), which need no normalisation; floats, or integers,
         which count as float64.
     labels : array_like of int
         Of shape (N,); any integers.

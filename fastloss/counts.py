@@ -62,7 +62,7 @@ def poisson_nll_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        Of one shape; floats, or integers, which count as float64. Targets are not
         negative.
     log_input : bool, optional
         Whether `pred` is the logarithm of the mean; else it is the mean.
@@ -126,7 +126,7 @@ def negative_binomial_nll_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        Of one shape; floats, or integers, which count as float64. Targets are not
         negative.
     alpha : float, optional
         The dispersion: of mean :math:`\mu` the variance is :math:`\mu + \alpha \mu^2`; positive.
@@ -178,7 +178,7 @@ def gamma_nll_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        Of one shape; floats, or integers, which count as float64. Targets are not
         negative.
     **common
 
@@ -261,7 +261,7 @@ def tweedie_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are not
+        Of one shape; floats, or integers, which count as float64. Targets are not
         negative.
     power : float, optional
         The variance is the mean to this power :math:`\rho`: 0 is the normal, 1 the Poisson, 2 the

@@ -70,7 +70,7 @@ def kl_div(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets in [0, 1]
+        Of one shape; floats, or integers, which count as float64. Targets in [0, 1]
         unless `log_target`. That they sum to 1 is not checked.
     log_target : bool, optional
         Whether `target` holds the logarithms of its probabilities.
@@ -138,7 +138,7 @@ def kl_div_with_probs(
     Parameters
     ----------
     pred : array_like
-        Probabilities p, float32 or float64, or integers, which count as float64; the classes on
+        Probabilities p, floats, or integers, which count as float64; the classes on
         `axis`.
     target : array_like
         Probabilities t of pred's shape, in [0, 1].
@@ -227,7 +227,7 @@ def kl_div_with_logits(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
@@ -324,7 +324,7 @@ def js_divergence_with_logits(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
@@ -378,7 +378,7 @@ def gaussian_kl_loss(
     Parameters
     ----------
     mu : array_like
-        Means, float32 or float64, or integers, which count as float64.
+        Means, floats, or integers, which count as float64.
     log_var : array_like
         Logarithms s of the variances, of mu's shape.
     **common
@@ -484,7 +484,7 @@ def elbo_loss(
     ----------
     recon : array_like
         What is made of the sample z, features along the last axis: logits of the Bernoulli
-        distributions of the features, or means of Gaussians of variance 1. float32 or float64, or
+        distributions of the features, or means of Gaussians of variance 1. floats, or
         integers, which count as float64.
     target : array_like
         The data x, of recon's shape; of Bernoulli distributions in [0, 1].

@@ -83,7 +83,7 @@ def contrastive_loss(
     Parameters
     ----------
     x1, x2 : array_like
-        Of one shape, the features along the last axis; float32 or float64, or integers, which count
+        Of one shape, the features along the last axis; floats, or integers, which count
         as float64.
     target : array_like
         One number y per row: 1 for similar rows, 0 for others.
@@ -249,7 +249,7 @@ def triplet_margin_loss(
     Parameters
     ----------
     anchor, positive, negative : array_like
-        Of one shape, the features along the last axis; float32 or float64, or integers, which count
+        Of one shape, the features along the last axis; floats, or integers, which count
         as float64.
     margin : float, optional
         The difference m of the distances from which a row costs nothing; not negative.
@@ -396,7 +396,7 @@ def cosine_embedding_loss(
     Parameters
     ----------
     x1, x2 : array_like
-        Of one shape, the features along the last axis; float32 or float64, or integers, which count
+        Of one shape, the features along the last axis; floats, or integers, which count
         as float64.
     target : array_like
         One number per row: 1 for similar rows, -1 for others.
@@ -460,7 +460,7 @@ def cosine_distance_loss(
     Parameters
     ----------
     x1, x2 : array_like
-        Of one shape, the features along the last axis; float32 or float64, or integers, which count
+        Of one shape, the features along the last axis; floats, or integers, which count
         as float64.
     **common
 
@@ -522,7 +522,7 @@ def margin_ranking_loss(
     Parameters
     ----------
     x1, x2 : array_like
-        Scores of one shape; float32 or float64, or integers, which count as float64.
+        Scores of one shape; floats, or integers, which count as float64.
     target : array_like
         1 where `x1` is to be the higher, -1 where `x2`; of their shape.
     margin : float, optional

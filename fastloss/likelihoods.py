@@ -68,7 +68,7 @@ def gaussian_nll_loss(
     Parameters
     ----------
     pred : array_like
-        Means, float32 or float64, or integers, which count as float64.
+        Means, floats, or integers, which count as float64.
     target : array_like
         Real, of pred's shape.
     var : array_like
@@ -144,7 +144,7 @@ def gaussian_nll_with_log_var_loss(
     Parameters
     ----------
     pred : array_like
-        Means, float32 or float64, or integers, which count as float64.
+        Means, floats, or integers, which count as float64.
     target : array_like
         Real, of pred's shape.
     log_var : array_like
@@ -206,7 +206,7 @@ def laplace_nll_loss(
     Parameters
     ----------
     pred : array_like
-        Locations, float32 or float64, or integers, which count as float64.
+        Locations, floats, or integers, which count as float64.
     target : array_like
         Real, of pred's shape.
     scale : array_like
@@ -282,7 +282,7 @@ def student_t_nll_loss(
     Parameters
     ----------
     pred : array_like
-        Locations, float32 or float64, or integers, which count as float64.
+        Locations, floats, or integers, which count as float64.
     target : array_like
         Real, of pred's shape.
     scale : array_like

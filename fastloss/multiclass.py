@@ -155,7 +155,7 @@ def cross_entropy(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
         of any dtype) of pred's shape, in [0, 1]; that they sum to 1 is not checked.
@@ -309,7 +309,7 @@ def softmax_focal_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     gamma : float, optional
@@ -373,7 +373,7 @@ def poly_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     epsilon : float, optional
@@ -442,7 +442,7 @@ def generalized_cross_entropy(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Logits, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     q : float, optional
@@ -517,7 +517,7 @@ def nll_loss(
     Parameters
     ----------
     pred : array_like
-        Logarithms of probabilities, float32 or float64, or integers, which count as float64; the
+        Logarithms of probabilities, floats, or integers, which count as float64; the
         classes on `axis`. The label's alone is read.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
@@ -586,7 +586,7 @@ def cross_entropy_with_probs(
     Parameters
     ----------
     pred : array_like
-        Probabilities, float32 or float64, or integers, which count as float64; the classes on
+        Probabilities, floats, or integers, which count as float64; the classes on
         `axis`. With labels, the label's alone is read.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`; or probabilities (or one-hot,
@@ -664,7 +664,7 @@ def multi_margin_loss(
     Parameters
     ----------
     pred : array_like
-        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Scores, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     p : float, optional
@@ -739,7 +739,7 @@ def crammer_singer_loss(
     Parameters
     ----------
     pred : array_like
-        Scores, float32 or float64, or integers, which count as float64; the classes on `axis`.
+        Scores, floats, or integers, which count as float64; the classes on `axis`.
     target : array_like
         Integer labels of any dtype, of pred's shape without `axis`.
     margin : float, optional

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastloss._general import Set
+from fastloss._general import Set, narrowed, unrounded
 from fastloss._loss import Gradients, NonNegative, Unweighted, first_order_loss, named
 from fastloss.regression import half_mse_loss, l1_loss
 
@@ -50,6 +50,7 @@ def _penalty(
     for w, out in zip(arrays.values(), outs, strict=True):
         zero = np.broadcast_to(np.float32(0), w.shape)
         sum_of_grads = None
+        own = unrounded(w, out) if len(terms) > 1 and "g" in run.results else out
         for i, (loss, strength) in enumerate(terms):
             value, grad = run.ask(
                 loss,
@@ -57,7 +58,8 @@ def _penalty(
                 zero,
                 sample_weight=strength,
                 reduction="sum",
-                out=out if i == len(terms) - 1 else None,  # it may be w: the last term's alone
+                # It may be w: the last term's alone.
+                out=own if i == len(terms) - 1 else unrounded(w, None),
                 **options,
             )
             total += value
@@ -65,6 +67,8 @@ def _penalty(
                 with np.errstate(all="ignore"):
                     np.add(grad, sum_of_grads, out=grad, casting="same_kind")
             sum_of_grads = grad
+        if own is not out and sum_of_grads is not None:
+            sum_of_grads = narrowed(sum_of_grads, w, out)
         gradients.append(sum_of_grads)
     if several:
         return run(total, gradients if isinstance(weights, list) else tuple(gradients))
@@ -87,7 +91,7 @@ def l1_penalty(
     Parameters
     ----------
     weights : array_like, or list or tuple of arrays
-        float32 or float64, or integers, which count as float64. A list or tuple in which there is
+        floats, or integers, which count as float64. A list or tuple in which there is
         no ndarray is one array.
     strength : float, optional
         The :math:`\lambda`, not negative; at 0 the weights are not read.
@@ -133,7 +137,7 @@ def l2_penalty(
     Parameters
     ----------
     weights : array_like, or list or tuple of arrays
-        float32 or float64, or integers, which count as float64. A list or tuple in which there is
+        floats, or integers, which count as float64. A list or tuple in which there is
         no ndarray is one array.
     strength : float, optional
         The :math:`\lambda`, not negative; at 0 the weights are not read.
@@ -183,7 +187,7 @@ def elastic_net_penalty(
     Parameters
     ----------
     weights : array_like, or list or tuple of arrays
-        float32 or float64, or integers, which count as float64. A list or tuple in which there is
+        floats, or integers, which count as float64. A list or tuple in which there is
         no ndarray is one array.
     l1, l2 : float, optional
         The strengths :math:`\lambda_1, \lambda_2`, not negative.

@@ -51,7 +51,7 @@ def perceptual_loss(
     Parameters
     ----------
     features, target_features : list or tuple of array_like
-        As many maps, pairwise of one shape; float32 or float64, or integers, which count as
+        As many maps, pairwise of one shape; floats, or integers, which count as
         float64.
     weights : array_like, optional
         One w per map, not negative; by default 1. At 0 a map is not read.
@@ -140,7 +140,7 @@ def psnr(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     data_range : float, optional
         The R: the largest value less the smallest that the data may have, positive; 255 for bytes.
     sample_weight : array_like, optional

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from fastloss import _optimum, kernels
-from fastloss._general import Array, Elementwise, Quantiles, Set
+from fastloss._general import Array, Elementwise, Quantiles, Set, narrowed, unrounded
 from fastloss._loss import (
     REAL,
     Common,
@@ -48,7 +48,7 @@ def mse_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     **common
 
     Raises
@@ -100,7 +100,7 @@ def huber_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     delta : float, optional
         Where the loss turns linear, in the units of `pred`; positive.
     **common
@@ -149,7 +149,7 @@ def half_mse_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     **common
 
     Raises
@@ -194,7 +194,7 @@ def l1_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     **common
 
     Raises
@@ -248,7 +248,7 @@ def smooth_l1_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     beta : float, optional
         Where the loss turns linear, in the units of `pred`; 0 is the absolute error.
     **common
@@ -296,7 +296,7 @@ def pseudo_huber_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     delta : float, optional
         The slope far away, in the units of `pred`; positive.
     **common
@@ -347,7 +347,7 @@ def charbonnier_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     eps : float, optional
         The width of the smooth part, in the units of `pred`; positive.
     **common
@@ -394,7 +394,7 @@ def log_cosh_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     **common
 
     Raises
@@ -446,7 +446,7 @@ def fair_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     c : float, optional
         Where the gradient is half of its limit c, in the units of `pred`; positive.
     **common
@@ -501,7 +501,7 @@ def cauchy_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     c : float, optional
         Where the gradient is largest, in the units of `pred`; positive.
     **common
@@ -552,7 +552,7 @@ def quantile_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     q : float, optional
         The quantile: the weight of predictions that are too low, 1 - q being that of the others.
     **common
@@ -600,7 +600,7 @@ def multi_quantile_loss(
     Parameters
     ----------
     pred : array_like
-        Of shape (..., Q), a prediction per quantile; float32 or float64, or integers, which count
+        Of shape (..., Q), a prediction per quantile; floats, or integers, which count
         as float64.
     target : array_like
         Of shape (...), one for Q predictions.
@@ -659,7 +659,7 @@ def expectile_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     tau : float, optional
         The weight of predictions that are too low, 1 - tau being that of the others.
     **common
@@ -707,7 +707,7 @@ def epsilon_insensitive_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     epsilon : float, optional
         The residual that costs nothing, in the units of `pred`.
     **common
@@ -755,7 +755,7 @@ def squared_epsilon_insensitive_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     epsilon : float, optional
         The residual that costs nothing, in the units of `pred`.
     **common
@@ -805,7 +805,7 @@ def squared_log_error_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64. Targets are above -1;
+        Of one shape; floats, or integers, which count as float64. Targets are above -1;
         of a prediction below -1 the loss is nan, of -1 inf.
     **common
 
@@ -856,7 +856,7 @@ def absolute_percentage_error_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     floor : float, optional
         The least f that an error is divided by, for targets near 0; positive.
     **common
@@ -909,7 +909,7 @@ def rmse_loss(
     Parameters
     ----------
     pred, target : array_like
-        Of one shape; float32 or float64, or integers, which count as float64.
+        Of one shape; floats, or integers, which count as float64.
     sample_weight : array_like, optional
         The w: a scalar, or of the shape of pred's leading axes, or of as many axes with 1s. A
         weight of 0 is a mask.
@@ -951,10 +951,12 @@ def rmse_loss(
     divisor = 2 * count * value
     if 0 < divisor < math.inf:
         return run(value, _SQUARES.grad(pred, target, normalizer=divisor, out=given, **options))
-    grad = _SQUARES.grad(pred, target, reduction="sum", out=given, **options)
+    z = run.array("pred", pred)
+    wide = unrounded(z, given)
+    grad = _SQUARES.grad(z, target, reduction="sum", out=wide, **options)
     if divisor == 0 or count == 0:
         grad[...] = 0
     else:
         with np.errstate(all="ignore"):
             np.divide(grad, divisor, out=grad, where=grad != 0)
-    return run(value, grad)
+    return run(value, narrowed(grad, z, given))

@@ -16,7 +16,8 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from numpy.typing import ArrayLike
 
-from fastloss._general import Array, Set, integer
+from fastloss._gate import floating
+from fastloss._general import Array, Set, arithmetic, derivative, integer, is_half
 from fastloss._loss import Domain, Flag, Gradients, NonNegative, Unweighted, first_order_loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
@@ -88,7 +89,7 @@ class _Overlap:
             self.kernel.normalizer(z, t, mask=kept)
         self.axis = None if self.mode == "binary" else axis
         self.per_sample = bool(run.check_knob("per_sample", per_sample))
-        self.dtype = np.dtype(np.float32 if z.dtype.newbyteorder("=") == "f4" else np.float64)
+        self.dtype = arithmetic(z.dtype)
         self.given = z, t
         self.pred = self.turned(z)
         self.target = self.turned(t, classes=not self.labels)
@@ -144,7 +145,7 @@ class _Overlap:
         else:
             given = self.target[:, *where]
             t = np.empty(r.shape, self.dtype)
-            np.copyto(t, given, casting="same_kind" if given.dtype.kind == "f" else "unsafe")
+            np.copyto(t, given, casting="same_kind" if floating(given.dtype) else "unsafe")
             if self.mode == "multiclass":
                 e = (given.argmax(0) == k).astype(self.dtype, order="C")
             else:
@@ -249,6 +250,8 @@ def _overlap(
         on = -(beta * (overlap / whole) + value) * scale
         off[~some] = on[~some] = 0
         call.gradients(residuals, off, on)
+        if out is None and is_half(call.given[0].dtype):
+            out = np.empty(own.shape, derivative(call.given[0].dtype))
         if out is not None and own is not out:
             out[...] = own
     return run(total, own if out is None else out)
@@ -322,7 +325,7 @@ def dice_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, of which p is the softmax or the sigmoid, or probabilities p; float32 or float64, or
+        Logits, of which p is the softmax or the sigmoid, or probabilities p; floats, or
         integers, which count as float64.
     target : array_like
         Integer labels of pred's shape without `axis`; or of pred's shape in [0, 1], checked, in the
@@ -418,7 +421,7 @@ def tversky_loss(
     Parameters
     ----------
     pred : array_like
-        Logits, of which p is the softmax or the sigmoid, or probabilities p; float32 or float64, or
+        Logits, of which p is the softmax or the sigmoid, or probabilities p; floats, or
         integers, which count as float64.
     target : array_like
         Integer labels of pred's shape without `axis`; or of pred's shape in [0, 1], checked, in the

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._general import Call, _same, array, integer
+from fastloss._general import Call, _same, array, derivative, integer, is_half
 from fastloss._loss import Loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
@@ -53,6 +53,8 @@ def _elementwise(
         _check_out(Call(loss.grad.__self__, x, 0, None), out, x.shape, "x", method == "grad")
     if method == "grad":
         return loss.grad(x, everywhere, out=out, num_threads=num_threads)
+    if out is None and is_half(x.dtype):
+        out = np.empty(x.shape, derivative(x.dtype))
     out = None if out is None else (out,)
     return loss(x, everywhere, out=out, num_threads=num_threads)
 
@@ -65,9 +67,9 @@ def sigmoid(x: ArrayLike, *, out: Array | None = None, num_threads: int | None =
     Parameters
     ----------
     x : array_like
-        Of any shape; float32 or float64, or integers, which count as float64.
+        Of any shape; floats, or integers, which count as float64.
     out : ndarray, optional
-        Where to write, of x's shape; float32 or float64. May be `x` itself.
+        Where to write, of x's shape; floats. May be `x` itself.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 
@@ -102,9 +104,9 @@ def softplus(x: ArrayLike, *, out: Array | None = None, num_threads: int | None 
     Parameters
     ----------
     x : array_like
-        Of any shape; float32 or float64, or integers, which count as float64.
+        Of any shape; floats, or integers, which count as float64.
     out : ndarray, optional
-        Where to write, of x's shape; float32 or float64. May not overlap `x`.
+        Where to write, of x's shape; floats. May not overlap `x`.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 
@@ -140,9 +142,9 @@ def log_sigmoid(x: ArrayLike, *, out: Array | None = None, num_threads: int | No
     Parameters
     ----------
     x : array_like
-        Of any shape; float32 or float64, or integers, which count as float64.
+        Of any shape; floats, or integers, which count as float64.
     out : ndarray, optional
-        Where to write, of x's shape; float32 or float64. May not overlap `x`.
+        Where to write, of x's shape; floats. May not overlap `x`.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 
@@ -192,7 +194,7 @@ class _RowCall(Call):
 
     def out(self, given: Array | None, shape: tuple[int, ...]) -> Array:
         if given is None:
-            return np.empty(shape, self.dtype)
+            return np.empty(shape, derivative(self.pred.dtype))
         _check_out(self, given, shape, "pred", shape == self.pred.shape)
         return given
 
@@ -203,7 +205,8 @@ class _RowCall(Call):
     def blocks(self) -> Iterator[tuple[slice, Array, Array, Array]]:
         """Blocks of rows: where they are, the logits, the class of the largest, and that logit."""
         rows = self.rows(self.pred)
-        step = max(1, BLOCK * len(rows) // max(1, rows.nbytes))
+        size = BLOCK // 8 if is_half(rows.dtype) else BLOCK  # of those a block is copied
+        step = max(1, size * len(rows) // max(1, rows.nbytes))
         for start in range(0, len(rows), step):
             where = slice(start, start + step)
             yield where, rows[where], *self.largest(rows[where])
@@ -251,11 +254,11 @@ def softmax(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64.
+        Logits, floats, or integers, which count as float64.
     axis : int, optional
         The axis of the classes.
     out : ndarray, optional
-        Where to write, of pred's shape; float32 or float64. May be `pred` itself.
+        Where to write, of pred's shape; floats. May be `pred` itself.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 
@@ -286,9 +289,11 @@ def softmax(
     result = call.out(out, call.pred.shape)
     with np.errstate(all="ignore"):
         for where, rows, largest, top in call.blocks():
-            p = call.rows(result)[where]
+            written = p = call.rows(result)[where]
+            if is_half(p.dtype):  # one class is made of another's before it is rounded
+                p = np.empty(p.shape, call.dtype)
             if rows.shape[-1] == 1:
-                p[...] = (top - top + 1)[..., None]
+                written[...] = (top - top + 1)[..., None]
                 continue
             # The label is 0, or 1 where 0 is the largest: at the label the gradient is p - 1, in
             # which a small p is lost. It is the largest's p times a ratio.
@@ -300,6 +305,8 @@ def softmax(
             p_label[p_label < np.finfo(p_label.dtype).tiny] = 0  # as the kernels do
             np.copyto(p[..., 0], p_label, where=~second, casting="same_kind")
             np.copyto(p[..., 1], p_label, where=second, casting="same_kind")
+            if p is not written:
+                written[...] = p
     return result
 
 
@@ -313,11 +320,11 @@ def log_softmax(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64.
+        Logits, floats, or integers, which count as float64.
     axis : int, optional
         The axis of the classes.
     out : ndarray, optional
-        Where to write, of pred's shape; float32 or float64. May be `pred` itself.
+        Where to write, of pred's shape; floats. May be `pred` itself.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 
@@ -348,6 +355,9 @@ def log_softmax(
     with np.errstate(all="ignore"):
         for where, rows, top, rest in call.log_sums(num_threads):
             log_p = call.rows(result)[where]
+            if is_half(rows.dtype) or is_half(log_p.dtype):  # rounded once
+                log_p[...] = np.subtract(rows, top[..., None], dtype=call.dtype) - rest[..., None]
+                continue
             np.subtract(rows, top[..., None], out=log_p, casting="same_kind")
             log_p -= rest[..., None]
     return result
@@ -363,11 +373,11 @@ def logsumexp(
     Parameters
     ----------
     pred : array_like
-        Logits, float32 or float64, or integers, which count as float64.
+        Logits, floats, or integers, which count as float64.
     axis : int, optional
         The axis to sum over.
     out : ndarray, optional
-        Where to write, of pred's shape without `axis`; float32 or float64.
+        Where to write, of pred's shape without `axis`; floats.
     num_threads : int, optional
         Threads for this call; by default those of `get_num_threads`.
 

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from fastloss._gate import floating, readable
+from fastloss._general import FLOATS
 from fastloss._loss import Loss, as_number
 
 Array = NDArray[Any]
@@ -354,7 +356,7 @@ def _moved(args: tuple[Any, ...], positions: list[int]) -> list[Any]:
         x = args[i]
         several = isinstance(x, (list, tuple)) and any(isinstance(a, np.ndarray) for a in x)
         for a in x if several else [x]:
-            if np.asarray(a).dtype.kind not in "fiub":
+            if not readable(np.asarray(a).dtype):
                 raise TypeError(
                     f"check_gradient: args[{i}]: expected numbers, got {np.asarray(a).dtype}"
                 )
@@ -389,8 +391,8 @@ def _gradients(name: str, grads: Any) -> list[Array]:
         which = "grads" if arrays is not grads else f"grads[{i}]"
         if not isinstance(a, np.ndarray):
             raise TypeError(f"{name}: {which}: expected an array, got {type(a)}")
-        if a.dtype.kind != "f" or a.dtype.itemsize > 8:
-            raise TypeError(f"{name}: {which}: expected float16, float32 or float64, got {a.dtype}")
+        if not floating(a.dtype):
+            raise TypeError(f"{name}: {which}: expected {FLOATS}, got {a.dtype}")
     return list(arrays)
 
 
@@ -431,7 +433,7 @@ def grad_norm(grads: Array | Sequence[Array]) -> float:
     Parameters
     ----------
     grads : ndarray or sequence of ndarray
-        float16, float32 or float64, of any shapes and layouts.
+        floats of 16 to 64 bits, of any shapes and layouts.
 
     Returns
     -------
@@ -468,7 +470,7 @@ def clip_grad_norm(
     Parameters
     ----------
     grads : ndarray or sequence of ndarray
-        float16, float32 or float64, of any shapes and layouts; writeable, none overlapping another.
+        floats of 16 to 64 bits, of any shapes and layouts; writeable, none overlapping another.
     max_norm : float
         The bound c, at least 0; inf clips nothing.
     error_if_nonfinite : bool, optional

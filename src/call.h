@@ -13,12 +13,14 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <immintrin.h>
 #endif
+#include "half.h"
 #include "lanes.h"
 #include "vecmath.h"
 
-/* An operand's element type: bytes + 16 (0 unsigned, 1 signed, 2 floating) + 64 if byte-swapped. */
+/* An operand's element type: bytes + 16 (0 unsigned, 1 signed, 2 floating, 3 bfloat16) + 64 if
+ * byte-swapped. */
 enum { FL_U8 = 1, FL_U16 = 2, FL_U32 = 4, FL_U64 = 8, FL_I8 = 17, FL_I16 = 18, FL_I32 = 20,
-       FL_I64 = 24, FL_F32 = 36, FL_F64 = 40, FL_SWAPPED = 64 };
+       FL_I64 = 24, FL_F16 = 34, FL_F32 = 36, FL_F64 = 40, FL_BF16 = 50, FL_SWAPPED = 64 };
 
 typedef struct {
     char *data; /* NULL: absent */
@@ -143,7 +145,34 @@ FL_INLINE char *fl_row(const fl_operand *op, ptrdiff_t row) {
     FL_LOAD_CASE(CODE + FL_SWAPPED, T, S, U, FL_SWAP##B, CAST)
 #define FL_CAST(T, x) ((T)(x))
 #define FL_CAST_SATURATE(T, x) ((x) > INT64_MAX ? INT64_MAX : (T)(x)) /* never a negative label */
-#define FL_DEFINE_LOAD(NAME, T, OWN, CAST_U64)                                                     \
+/* Loads of 16-bit floats go by way of what lies together, in its own byte order. */
+#define FL_DEFINE_LOAD_HALF(S, T)                                                                  \
+    static __attribute__((noinline, unused)) void fl_load_half_##S(                                \
+        T *restrict dst, const char *src, ptrdiff_t step, ptrdiff_t n, int code) {                 \
+        fl_half raw[FL_HALVES];                                                                    \
+        if (step == 2 && !(code & FL_SWAPPED)) {                                                   \
+            fl_from_half_##S(code == FL_BF16, dst, (const fl_half *)src, n);                       \
+            return;                                                                                \
+        }                                                                                          \
+        for (ptrdiff_t i = 0, m; i < n; i += m, src += m * step) {                                 \
+            m = n - i < FL_HALVES ? n - i : FL_HALVES;                                             \
+            for (ptrdiff_t k = 0; k < m; ++k)                                                      \
+                raw[k] = *(const fl_half *)(src + k * step);                                       \
+            for (ptrdiff_t k = 0; k < (code & FL_SWAPPED ? m : 0); ++k)                            \
+                raw[k] = __builtin_bswap16(raw[k]);                                                \
+            fl_from_half_##S((code & ~FL_SWAPPED) == FL_BF16, dst + i, raw, m);                    \
+        }                                                                                          \
+    }
+FL_DEFINE_LOAD_HALF(f32, float)
+FL_DEFINE_LOAD_HALF(f64, double)
+#define FL_LOAD_HALF(S)                                                                            \
+    case FL_F16:                                                                                   \
+    case FL_BF16:                                                                                  \
+    case FL_F16 + FL_SWAPPED:                                                                      \
+        fl_load_half_##S(dst, src, step, n, code);                                                 \
+        break;
+#define FL_NO_HALF
+#define FL_DEFINE_LOAD(NAME, T, OWN, CAST_U64, HALF)                                               \
     static __attribute__((unused)) void NAME(T *restrict dst, const char *src, ptrdiff_t step,     \
                                              ptrdiff_t n, int code) {                              \
         if (code == OWN && step == sizeof(T)) {                                                    \
@@ -161,11 +190,12 @@ FL_INLINE char *fl_row(const fl_operand *op, ptrdiff_t row) {
             FL_LOAD_CASES(FL_I64, T, int64_t, uint64_t, 8, FL_CAST)                                \
             FL_LOAD_CASES(FL_F32, T, float, uint32_t, 4, FL_CAST)                                  \
             FL_LOAD_CASES(FL_F64, T, double, uint64_t, 8, FL_CAST)                                 \
+            HALF                                                                                   \
         }                                                                                          \
     }
-FL_DEFINE_LOAD(fl_load_f32, float, FL_F32, FL_CAST)
-FL_DEFINE_LOAD(fl_load_f64, double, FL_F64, FL_CAST)
-FL_DEFINE_LOAD(fl_load_i64, int64_t, FL_I64, FL_CAST_SATURATE)
+FL_DEFINE_LOAD(fl_load_f32, float, FL_F32, FL_CAST, FL_LOAD_HALF(f32))
+FL_DEFINE_LOAD(fl_load_f64, double, FL_F64, FL_CAST, FL_LOAD_HALF(f64))
+FL_DEFINE_LOAD(fl_load_i64, int64_t, FL_I64, FL_CAST_SATURATE, FL_NO_HALF)
 
 /* Copies past the cache: the lines are not read before they are written. The ends of a block
  * that share a line with a neighbour are copied plainly. */
@@ -217,7 +247,27 @@ FL_INLINE void fl_stream_fence(void) {
             memcpy(dst + i * step, &raw, sizeof raw);                                              \
         }                                                                                          \
         break;
-#define FL_DEFINE_STORE(NAME, T, OWN)                                                              \
+#define FL_DEFINE_STORE_HALF(S, T)                                                                 \
+    static __attribute__((noinline, unused)) void fl_store_half_##S(                               \
+        char *dst, const T *restrict src, ptrdiff_t step, ptrdiff_t n, int code, int stream) {     \
+        fl_half raw[FL_HALVES];                                                                    \
+        int brain = (code & ~FL_SWAPPED) == FL_BF16;                                               \
+        if (step == 2 && !(code & FL_SWAPPED)) {                                                   \
+            fl_to_half_##S(brain, (fl_half *)dst, src, n, stream);                                 \
+            return;                                                                                \
+        }                                                                                          \
+        for (ptrdiff_t i = 0, m; i < n; i += m, dst += m * step) {                                 \
+            m = n - i < FL_HALVES ? n - i : FL_HALVES;                                             \
+            fl_to_half_##S(brain, raw, src + i, m, 0);                                             \
+            for (ptrdiff_t k = 0; k < (code & FL_SWAPPED ? m : 0); ++k)                            \
+                raw[k] = __builtin_bswap16(raw[k]);                                                \
+            for (ptrdiff_t k = 0; k < m; ++k)                                                      \
+                *(fl_half *)(dst + k * step) = raw[k];                                             \
+        }                                                                                          \
+    }
+FL_DEFINE_STORE_HALF(f32, float)
+FL_DEFINE_STORE_HALF(f64, double)
+#define FL_DEFINE_STORE(NAME, S, T, OWN)                                                           \
     static __attribute__((unused)) void NAME(char *restrict dst, const T *restrict src,            \
                                              ptrdiff_t step, ptrdiff_t n, int code, int stream) {  \
         if (code == OWN && step == sizeof(T)) {                                                    \
@@ -232,10 +282,14 @@ FL_INLINE void fl_stream_fence(void) {
             FL_STORE_CASE(FL_F64, double, uint64_t, FL_SWAP1)                                      \
             FL_STORE_CASE(FL_F32 + FL_SWAPPED, float, uint32_t, FL_SWAP4)                          \
             FL_STORE_CASE(FL_F64 + FL_SWAPPED, double, uint64_t, FL_SWAP8)                         \
+            case FL_F16:                                                                           \
+            case FL_BF16:                                                                          \
+            case FL_F16 + FL_SWAPPED:                                                              \
+                fl_store_half_##S(dst, src, step, n, code, stream);                                \
         }                                                                                          \
     }
-FL_DEFINE_STORE(fl_store_f32, float, FL_F32)
-FL_DEFINE_STORE(fl_store_f64, double, FL_F64)
+FL_DEFINE_STORE(fl_store_f32, f32, float, FL_F32)
+FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
 
 /* rows x cols, a row `stride` bytes after the other, to columns FL_LANES elements apart; and back.
  * Square tiles in registers: element by element it would take three times as long. */

@@ -82,7 +82,7 @@ def test_rows_need_a_class_axis():
 
 @every_loss
 @every_method
-@pytest.mark.parametrize("dtype", ["f2", "g", "c8", "c16", "O", "U3", "S3", "M8[s]", "m8[s]"])
+@pytest.mark.parametrize("dtype", ["g", "c8", "c16", "O", "U3", "S3", "M8[s]", "m8[s]"])
 def test_dtypes_that_are_not_numbers_we_take(loss, method, dtype):
     pred, target = inputs(loss, (6,))
     if np.dtype(dtype) == np.float64:
@@ -543,7 +543,7 @@ def test_out_of_the_wrong_shape_dtype_or_read_only(loss):
     pred, target = inputs(loss, (6, 5))
     for shape in [pred.shape[1:], (1, *pred.shape), (*pred.shape[:-1], 1), (0,)]:
         bad_out(loss, ValueError, pred, target, np.zeros(shape), str(shape), str(pred.shape))
-    for dtype in (np.int64, np.float16, np.longdouble, np.complex128, object):
+    for dtype in (np.int64, np.longdouble, np.complex128, object):
         if np.dtype(dtype) != np.float64:
             out = np.zeros(pred.shape, dtype)
             bad_out(loss, (TypeError, ValueError), pred, target, out, str(out.dtype))

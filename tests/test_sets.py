@@ -234,7 +234,7 @@ def test_bad_out_is_named(loss):
     for error, bad, word in (
         (TypeError, "out", "ndarray"),
         (TypeError, np.zeros(shape, int), "int64"),
-        (TypeError, np.zeros(shape, np.float16), "float16"),
+        (TypeError, np.zeros(shape, np.complex64), "complex64"),
         (ValueError, np.zeros((*shape, 1)), str(shape)),
         (ValueError, np.broadcast_to(0.0, shape), "read-only"),
     ):
@@ -380,7 +380,7 @@ def test_rmse_errors():
         fl.rmse_loss(np.zeros(3), np.zeros((3, 1)))
     with pytest.raises(TypeError, match=r"rmse_loss: mask: expected bool"):
         fl.rmse_loss.grad(np.zeros(3), np.zeros(3), mask=[1, 0, 1])
-    with pytest.raises(TypeError, match=r"rmse_loss: pred: expected float32, float64 or"):
+    with pytest.raises(TypeError, match=r"rmse_loss: pred: expected float32, float64"):
         fl.rmse_loss.grad("a", np.zeros(3))
 
 
@@ -715,7 +715,7 @@ def test_segmentation_errors(loss):
         (z, {"mode": "both"}, ValueError, "mode: expected 'binary' or"),
         (z, {"smooth": np.nan}, ValueError, "smooth: expected a number >= 0"),
         (z, {"from_logits": 2}, ValueError, "from_logits: expected a number"),
-        (1j * z, {}, TypeError, "target: expected float32, float64 or integers"),
+        (1j * z, {}, TypeError, "target: expected float32, float64.* or integers"),
     ):
         out = np.full(z.shape, 7.0)
         with pytest.raises(error, match=f"^{loss.name}: {words}"):
@@ -895,7 +895,7 @@ def test_contrastive_errors():
     for loss, args, error, words in (
         (nt, (z, z[:3]), ValueError, r"z2: expected z1's shape \(4, 3\), got \(3, 3\)"),
         (nt, (z[0], z), ValueError, r"z1: expected shape \(samples, features\), got \(3,\)"),
-        (nt, (z, 1j * z), TypeError, "z2: expected float32, float64 or integers"),
+        (nt, (z, 1j * z), TypeError, "z2: expected float32, float64.* or integers"),
         (supervised, (z, [0, 1]), ValueError, r"labels: expected shape \(4,\), got \(2,\)"),
         (supervised, (z, np.ones(4)), TypeError, "labels: expected integers, got float64"),
         (supervised, (z[0], [0]), ValueError, r"z: expected shape \(samples, features\)"),

@@ -187,15 +187,15 @@ def test_bad_input_is_named(function):
     name = function.__name__
     first = next(iter(inspect.signature(function).parameters))
     x = np.zeros((4, 3))
-    for bad in ("abc", 1j, x.astype(np.float16)):
-        with pytest.raises(TypeError, match=f"^{name}: {first}: expected float32, float64 or"):
+    for bad in ("abc", 1j, x.astype(np.complex64)):
+        with pytest.raises(TypeError, match=f"^{name}: {first}: expected float32, float64, .* or"):
             function(bad)
     with pytest.raises(TypeError, match=f"^{name}: num_threads: expected an integer"):
         function(x, num_threads="2")
     want = function(x).shape
     with pytest.raises(TypeError, match=f"^{name}: out: expected an ndarray, got .*list"):
         function(x, out=[0.0])
-    with pytest.raises(TypeError, match=f"^{name}: out: expected float32 or float64, got int64"):
+    with pytest.raises(TypeError, match=f"^{name}: out: expected float32, float64, .* got int64"):
         function(x, out=np.zeros(want, int))
     with pytest.raises(ValueError, match=rf"^{name}: out: expected shape .*, got \(2,\)"):
         function(x, out=np.zeros(2))

@@ -399,9 +399,15 @@ def test_bad_gradients(function):
     x = np.ones(3)
     cases = [
         ([x, [1.0]], r"grads\[1\]: expected an array, got .*list"),
-        ([x, np.ones(2, int)], r"grads\[1\]: expected float16, float32 or float64, got int64"),
-        (np.ones(2, complex), "grads: expected float16, float32 or float64, got complex128"),
-        (np.ones(2, np.longdouble), "grads: expected float16, float32 or float64, got"),
+        (
+            [x, np.ones(2, int)],
+            r"grads\[1\]: expected float32, float64, float16, bfloat16, got int64",
+        ),
+        (
+            np.ones(2, complex),
+            "grads: expected float32, float64, float16, bfloat16, got complex128",
+        ),
+        (np.ones(2, np.longdouble), "grads: expected float32, float64, float16, bfloat16, got"),
         (1.0, "grads: expected an array or a sequence of arrays, got .*float"),
     ]
     for grads, message in cases:

@@ -15,6 +15,7 @@ cdef extern from "call.h" nogil:
         FL_ANY_DIVERGENCE
         FL_F32
         FL_F64
+        FL_BF16
         FL_I64
         FL_TERMS
         FL_MEANS

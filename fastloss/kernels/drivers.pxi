@@ -84,6 +84,42 @@ cdef void scatter(const fl_operand* op, const T* src, Py_ssize_t at, Py_ssize_t 
         col = 0
 
 
+cdef void load_halves(T* dst, const fl_operand* op, const char* src, Py_ssize_t stride,
+                      Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    # `rows` <= LANES rows of adjacent elements of two bytes, of any type, to columns LANES apart:
+    # converted a row's part at a time, or all together where rows are adjacent too.
+    cdef T[BLOCK] block
+    cdef Py_ssize_t col, row, m
+    for col from 0 <= col < cols by STEPS:
+        m = min(<Py_ssize_t>STEPS, cols - col)
+        if stride == 2 * m:
+            load(block, src + 2 * col, 2, rows * m, op.code)
+        else:
+            for row in range(rows):
+                load(block + row * m, src + row * stride + 2 * col, 2, m, op.code)
+        if T is float:
+            fl_to_columns_f32(dst + col * LANES, <const char*>block, m * sizeof(T), rows, m)
+        else:
+            fl_to_columns_f64(dst + col * LANES, <const char*>block, m * sizeof(T), rows, m)
+
+
+cdef void store_halves(const fl_operand* op, char* dst, const T* src, Py_ssize_t stride,
+                       Py_ssize_t rows, Py_ssize_t cols) noexcept nogil:
+    cdef T[BLOCK] block
+    cdef Py_ssize_t col, row, m
+    for col from 0 <= col < cols by STEPS:
+        m = min(<Py_ssize_t>STEPS, cols - col)
+        if T is float:
+            fl_from_columns_f32(<char*>block, src + col * LANES, m * sizeof(T), rows, m)
+        else:
+            fl_from_columns_f64(<char*>block, src + col * LANES, m * sizeof(T), rows, m)
+        if stride == 2 * m:
+            store(dst + 2 * col, block, 2, rows * m, op.code, False)
+        else:
+            for row in range(rows):
+                store(dst + row * stride + 2 * col, block + row * m, 2, m, op.code, False)
+
+
 cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
     cdef Py_ssize_t i
     for i in range(2 * LANES):

@@ -41,6 +41,8 @@ cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                 fl_to_columns_f32(dst + done, src, stride, take, cols)
             else:
                 fl_to_columns_f64(dst + done, src, stride, take, cols)
+        elif op.step == 2:
+            load_halves(dst + done, op, src, stride, take, cols)
         else:
             for i in range(cols):
                 fl_prefetch(src + (i + SOON) * op.step, stride * take, False)
@@ -62,6 +64,8 @@ cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssi
                 fl_from_columns_f32(dst, src + done, stride, take, cols)
             else:
                 fl_from_columns_f64(dst, src + done, stride, take, cols)
+        elif op.step == 2:
+            store_halves(op, dst, src + done, stride, take, cols)
         else:
             for i in range(cols):
                 fl_prefetch(dst + (i + SOON) * op.step, stride * take, True)
