@@ -56,6 +56,7 @@ EXTRA: list[tuple[str, tuple[int, ...], int | None, str]] = [
     ("sigmoid_focal_loss", LARGE, None, HESSIAN),
 ]
 SMALL = 1000  # up to here no `out` is given: what counts is the cost of a call
+SERIAL = 100_000  # up to here the limit is that of one thread: to wake another takes longer
 
 # What fastloss sets out to reach on two cores with AVX-512, by the case's name and its threads: at
 # most that many times the limit's time, at least that many times faster than an opponent.
@@ -178,7 +179,7 @@ class Case:
             out = outs[0] if outs else np.empty_like(same[0])
             copies = loss.kind == "rows" or len(same) == 1
             job = (np.copyto, out, same[0]) if copies else (np.subtract, *same[:2], out)
-            limit = split(self.threads, *job)
+            limit = split(self.threads if math.prod(self.shape) > SERIAL else 1, *job)
         if self.what == IN_PLACE:
             return in_place(ours, arguments, self.threads)
         contenders = {"fastloss": ours}

@@ -50,7 +50,7 @@ def roofline(axes: Any, threads: int, dtype: str, budget: float) -> str:
     for kind, shape in firsts.items():
         here = [(y, *each[:2]) for y, each in enumerate(found) if each[2].loss.kind == kind]
         y, speeds, limits = zip(*here, strict=True)
-        axes.barh(y, speeds, label=f"loss + gradient of {' x '.join(map(str, shape))}")
+        axes.barh(y, speeds, label=f"{kind}: {' x '.join(map(str, shape))}")
         axes.plot(limits, y, "k|", markersize=9)
     axes.plot([], [], "k|", markersize=9, label="np.subtract, beside rows a copy")
     axes.set_yticks(range(len(found)), [case.loss.name for *_, case in found], fontsize=7)
