@@ -183,11 +183,12 @@ class Case:
         if self.what == IN_PLACE:
             return in_place(ours, arguments, self.threads)
         contenders = {"fastloss": ours}
-        roundings = 100.0
+        # numba adds millions up in one float64, where each addition rounds.
+        roundings = 20_000 if self.dtype == "float64" else 100
         if who is not None:
             from .rivals import RIVALS, ROUNDINGS  # which import the others' packages
 
-            roundings = ROUNDINGS.get(loss.name, roundings)
+            roundings = max(roundings, ROUNDINGS.get(loss.name, 0))
             for name, rival in RIVALS.items():
                 if re.search(who, name) and (call := rival(self, arguments, outs)):
                     contenders[name] = call

@@ -325,8 +325,8 @@ TORCH = {
 }
 
 
-# To how many roundings a loss's contenders agree, where that is not 100: PyTorch adds a label's
-# gradient up in float32, class by class.
+# To how many roundings a loss's contenders agree, where that is more than usual: PyTorch adds a
+# label's gradient up in float32, class by class.
 ROUNDINGS = {"multilabel_margin_loss": 5000}
 
 
