@@ -6,8 +6,9 @@ python -m benchmarks compare v0.1.0 --seconds 5 --json compared.json
 REV is built (about a minute) in a temporary folder, which is removed however this ends, and
 compared with the fastloss that is imported here. Both run the cases of these benchmarks, each in a
 process of its own. The ratio is that of a turn's two times; a case is marked where the quartiles
-of the ratio are both on one side of 1, by more than 3 %: less is what two builds of one revision
-differ by. The exit status is 1 if for some case even the lower quartile is above 1.1.
+of the ratio are both on one side of 1, by more than 8 %: two processes of the same code differ by
+up to 5 %, with where their arrays happen to lie. The exit
+status is 1 if for some case even the lower quartile is above 1.1.
 """
 
 import io
@@ -34,7 +35,7 @@ from .contest import TURN, Case, cases
 from .table import duration, heading, machine, options, quartiles
 
 ROOT = Path(__file__).resolve().parents[1]
-NOISE, TOO_SLOW = 0.03, 1.1
+NOISE, TOO_SLOW = 0.08, 1.1
 # The package from one folder, the benchmarks from here.
 WORKER = (
     "import sys; sys.path.insert(0, sys.argv[1]); import fastloss; sys.path[0] = sys.argv[2]; "
