@@ -1,5 +1,5 @@
-"""Speed beside NumPy, PyTorch, scikit-learn and the machine's own limit: `python -m benchmarks`.
+"""Speed beside rivals and the machine's own limit: `python -m benchmarks`, `compare`, `plot`.
 
 A new loss appears by itself, beside those that its declaration says PyTorch and scikit-learn have;
-an entry in `rivals.NUMPY` adds NumPy.
+entries in `rivals.NUMPY`, `rivals.TORCH`, `compiled.EXPRESSIONS` and `compiled.OPTAX` add others.
 """

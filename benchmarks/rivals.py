@@ -1,19 +1,24 @@
-"""How others compute the losses: by a loss's declaration, and by NumPy an expression in `NUMPY`.
+"""How others compute the losses: by a loss's declaration, else by an entry of `NUMPY` or `TORCH`.
 
 Every opponent does the whole job with the knobs at their defaults: the mean of the loss and its
 gradient. Each is used at its best: NumPy's expression is the stable one with few temporaries and
 writes the gradient into `out`; PyTorch's tensors share NumPy's memory and its results stay tensors;
-scikit-learn gets its targets as floats and its buffers beforehand, and the mean's 1/n as the weight
-it knows. Where PyTorch or scikit-learn is not installed, its column is empty.
+`torch.compile` sees each shape alone; scikit-learn gets its targets as floats and its buffers
+beforehand, and the mean's 1/n as the weight it knows. Where one is not installed, its column is
+empty. `compiled.py` has numexpr, numba and JAX.
 """
 
+from __future__ import annotations
+
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fastloss import Loss
+from .compiled import by_jax, by_numba, by_numexpr
+from .contest import HESSIAN, Array, Call, Case
 
 try:
     import torch
@@ -23,9 +28,6 @@ try:
     import sklearn._loss.loss as sk  # `closs`: the compiled losses of HistGradientBoosting
 except ImportError:
     sk = None
-
-Array = np.ndarray[Any, Any]
-Call = Callable[[], tuple[Any, Any]]  # () -> mean loss, gradient
 
 
 def mse(z: Array, y: Array, g: Array) -> Any:
@@ -323,38 +325,32 @@ TORCH = {
 }
 
 
-# To how many roundings a loss's contenders agree, where that is not 100: PyTorch adds a label's
-# gradient up in float32, class by class.
+# To how many roundings a loss's contenders agree, where that is more than usual: PyTorch adds a
+# label's gradient up in float32, class by class.
 ROUNDINGS = {"multilabel_margin_loss": 5000}
 
 
-def opponents(
-    loss: Loss[Any, Any], arguments: dict[str, Array], outs: tuple[Array, ...], threads: int
-) -> dict[str, Call]:
-    """Return the calls that compute this loss elsewhere, by the column they fill."""
-    calls: dict[str, Call] = {}
-    out = outs[0] if len(outs) == 1 else outs
-    if by_numpy := NUMPY.get(loss.name):
-        calls["NumPy"] = lambda: (by_numpy(*arguments.values(), *outs), out)
-    if torch and (loss.torch or loss.name in TORCH):
-        by_torch = TORCH.get(loss.name) or getattr(torch.nn.functional, loss.torch.name)
-        torch.set_num_threads(threads)
-        tensors = {name: torch.from_numpy(x) for name, x in arguments.items()}
-        leaves = [tensors[name].requires_grad_() for name in loss.inputs]
-        calls["PyTorch"] = partial(backward, by_torch, leaves, list(tensors.values()))
-    if sk and loss.sklearn:
-        pred, target = arguments.values()
-        knobs = {
-            loss.sklearn.knobs.get(name, name): knob.default
-            for name, knob in loss.knobs.items()
-            if knob.scalar and loss.sklearn.knobs.get(name, name)
-        }
-        theirs = getattr(sk, loss.sklearn.name)(**knobs).closs
-        weight = np.full(len(pred), 1 / loss.sklearn.factor / len(pred), pred.dtype)
-        each = np.empty_like(weight)
-        job = partial(theirs.loss_gradient, target.astype(pred.dtype), pred, weight, each, out)
-        calls["scikit-learn"] = lambda: (job(threads) or each.sum(), out)  # it returns None
-    return calls
+def by_numpy(case: Case, arguments: dict[str, Array], outs: tuple[Array, ...]) -> Call | None:
+    function = NUMPY.get(case.loss.name)
+    if not function or case.what:
+        return None
+    return lambda: (function(*arguments.values(), *outs), outs[0])
+
+
+def by_torch(
+    case: Case,
+    arguments: dict[str, Array],
+    outs: tuple[Array, ...],
+    compiler: Callable[..., Any] = lambda function: function,
+) -> Call | None:
+    loss = case.loss
+    if not torch or case.what or not (loss.torch or loss.name in TORCH):
+        return None
+    function = TORCH.get(loss.name) or getattr(torch.nn.functional, loss.torch.name)
+    torch.set_num_threads(case.threads)
+    tensors = {name: torch.from_numpy(x) for name, x in arguments.items()}
+    leaves = [tensors[name].requires_grad_() for name in loss.inputs]
+    return partial(backward, compiler(function), leaves, list(tensors.values()))
 
 
 def backward(loss: Callable[..., Any], leaves: list[Any], tensors: list[Any]) -> tuple[Any, Any]:
@@ -364,3 +360,56 @@ def backward(loss: Callable[..., Any], leaves: list[Any], tensors: list[Any]) ->
     value.backward()
     grads = tuple(leaf.grad for leaf in leaves)
     return value.detach(), grads[0] if len(grads) == 1 else grads
+
+
+MISCOMPILED = {"multilabel_margin_loss"}  # by torch.compile of 2.13: another loss
+
+
+def by_torch_compile(
+    case: Case, arguments: dict[str, Array], outs: tuple[Array, ...]
+) -> Call | None:
+    if not torch or case.loss.name in MISCOMPILED:
+        return None
+    torch.compiler.reset()  # else the second shape is compiled for all shapes
+    call = by_torch(case, arguments, outs, partial(torch.compile, dynamic=False))
+    try:
+        if call:
+            call()
+    except Exception as error:  # of a compiler that is not there, or of what it can't do
+        reason = str(error).strip().split("\n")[0]
+        print(f"{case.name}: torch.compile: {type(error).__name__}: {reason}", file=sys.stderr)
+        return None
+    return call
+
+
+def by_sklearn(case: Case, arguments: dict[str, Array], outs: tuple[Array, ...]) -> Call | None:
+    theirs = case.loss.sklearn
+    if not (sk and theirs):
+        return None
+    pred, target = arguments.values()
+    knobs = {
+        theirs.knobs.get(name, name): knob.default
+        for name, knob in case.loss.knobs.items()
+        if knob.scalar and theirs.knobs.get(name, name)
+    }
+    compiled = getattr(sk, theirs.name)(**knobs).closs
+    weight = np.full(len(pred), 1 / theirs.factor / len(pred), pred.dtype)
+    inputs = target.astype(pred.dtype), pred, weight
+    if case.what == HESSIAN:
+        job = partial(compiled.gradient_hessian, *inputs, *outs, case.threads)
+        return lambda: (job(), outs)[1]
+    each = np.empty_like(weight)
+    job = partial(compiled.loss_gradient, *inputs, each, *outs, case.threads)
+    return lambda: (job() or each.sum(), outs[0])  # it returns None
+
+
+# By column: (case, arguments, arrays for the gradients) -> a call, or None where there is none.
+RIVALS: dict[str, Callable[[Case, dict[str, Array], tuple[Array, ...]], Call | None]] = {
+    "NumPy": by_numpy,
+    "numexpr": by_numexpr,
+    "numba": by_numba,
+    "PyTorch": by_torch,
+    "torch.compile": by_torch_compile,
+    "JAX": by_jax,
+    "scikit-learn": by_sklearn,
+}
