@@ -331,12 +331,15 @@ class Call(Checks):
     ) -> Any:
         """Runs the job and returns what the method does; `count` is the mean's denominator."""
         divisor, scale = self.scale(reduction, count)
-        written = sum(a.nbytes for a in arrays.values() if a is not None)
+        given = [a for a in arrays.values() if a is not None]
+        # In place the lines are in the cache already.
+        over = any(np.may_share_memory(a, x) for a in given for x in (self.pred, self.target))
+        stream = not over and sum(a.nbytes for a in given) > STREAM
         if driver == "rows" and job.tiles:
             job.start("tile_sums", scale)
             run(job, num_threads)
             driver = "tiles"
-        job.start(driver, scale, written > STREAM)
+        job.start(driver, scale, stream)
         run(job, num_threads)
         if job.bad:
             check()
