@@ -169,6 +169,7 @@ class Case:
             results = outs
         ours: Call = partial(method, **arguments)
         if self.small:
+            ours = partial(method, *arguments.values())
             limit: Callable[[], Any] = partial(np.subtract, arrays[0], arrays[0])
         else:
             if "num_threads" in loss.common:
