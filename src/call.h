@@ -42,8 +42,8 @@ typedef struct {
     ptrdiff_t n;
     int wide, order; /* double rather than float; 0 loss, 1 and gradient, 2 and Hessian */
     int ahead;       /* bring the next block near: the arrays come from memory */
-    int stream;      /* store gradient and Hessian past the cache, if b->to are runs of blocks: */
-    int first, last; /* this is the first, the last of them */
+    int stream;      /* store gradient and Hessian past the cache */
+    int first, last; /* of the blocks that follow each other in `to` */
     struct fl_call *checks; /* whose targets have a domain, or NULL */
 } fl_elements;
 
@@ -62,8 +62,8 @@ typedef struct fl_call {
     ptrdiff_t size, classes, range, ranges; /* in elements or rows */
     ptrdiff_t group, unit;                  /* rows at a time, elements of exponentials of each */
     ptrdiff_t tiles;                        /* of a row, which threads share; 0: it is not cut */
-    double *sums;                           /* of each tile: maximum, sum, all but one, label's logit */
-    double *partial;                               /* per range: the sum of its losses or weights */
+    double *sums; /* of each tile: the maximum, the sum, that of all but one, the label's logit */
+    double *partial;                        /* per range: the sum of its losses or weights */
     int order, stream, bounded, ends_only, open, has_ignored, soft, lanes, stored, double_buffered;
     int form; /* of rows of terms */
     int spread; /* of rows: labels are treated as the probabilities they stand for */
@@ -306,7 +306,7 @@ FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
         }                                                                                          \
     } while (0)
 #define FL_DEFINE_TRANSPOSE(T, SUFFIX, LOAD, STORE, V, SIDE, TRANSPOSE)                            \
-    FL_INLINE void fl_tile_to_columns_##SUFFIX##_##SIDE(T *restrict dst, const char *src,                   \
+    FL_INLINE void fl_tile_to_columns_##SUFFIX##_##SIDE(T *restrict dst, const char *src,          \
                                                ptrdiff_t stride) {                                 \
         V v[SIDE];                                                                                 \
         for (int i = 0; i < SIDE; ++i)                                                             \
@@ -315,7 +315,7 @@ FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
         for (int i = 0; i < SIDE; ++i)                                                             \
             STORE(dst + i * FL_LANES, v[i]);                                                       \
     }                                                                                              \
-    FL_INLINE void fl_tile_from_columns_##SUFFIX##_##SIDE(char *dst, const T *restrict src,                 \
+    FL_INLINE void fl_tile_from_columns_##SUFFIX##_##SIDE(char *dst, const T *restrict src,        \
                                                  ptrdiff_t stride) {                               \
         V v[SIDE];                                                                                 \
         for (int i = 0; i < SIDE; ++i)                                                             \
@@ -401,20 +401,20 @@ FL_DEFINE_COLUMNS(double, f64, 2, 2)
         T *restrict dst, const char *src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
             for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
-                memcpy(dst + c * FL_LANES + r, (const T *)(src + r * stride) + c, sizeof(T));     \
+                memcpy(dst + c * FL_LANES + r, (const T *)(src + r * stride) + c, sizeof(T));      \
     }                                                                                              \
     static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
         char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         for (ptrdiff_t r = 0; r < rows; ++r)                                                       \
             for (ptrdiff_t c = 0; c < cols; ++c)                                                   \
-                memcpy((T *)(dst + r * stride) + c, src + c * FL_LANES + r, sizeof(T));           \
+                memcpy((T *)(dst + r * stride) + c, src + c * FL_LANES + r, sizeof(T));            \
     }
 FL_DEFINE_TRANSPOSE(float, f32)
 FL_DEFINE_TRANSPOSE(double, f64)
 #endif
 
-/* Stores `bytes` of a block's results from byte `at` on. Past the cache whole lines are stored: of one
- * that a step shares with the next, the next stores all. `first` and `last`: of the run of blocks. */
+/* Stores `bytes` of a block's results from byte `at` on. Past the cache whole lines are stored: one
+ * that a step shares with the next is the next's. `first` and `last`: of the blocks in a row. */
 FL_INLINE void fl_store_step(char *to, char *from, size_t at, size_t bytes, int stream, int first,
                              int last) {
     char *begin = to + at, *end = begin + bytes;
@@ -428,6 +428,7 @@ FL_INLINE void fl_store_step(char *to, char *from, size_t at, size_t bytes, int 
         end -= (uintptr_t)end & 63;
     fl_stream(begin, from + (begin - to), (size_t)(end - begin));
 }
+
 /* sum += the n losses, in lanes; behind them is room for zeros. */
 static __attribute__((noinline, unused)) void fl_add_step_f64(double *restrict sum,
                                                               double *restrict x, ptrdiff_t n) {
@@ -442,7 +443,7 @@ static __attribute__((noinline, unused)) void fl_add_step_f32(double *restrict s
                                                               float *restrict x, ptrdiff_t n) {
     for (ptrdiff_t l = n; l % FL_LANES; ++l)
         x[l] = 0;
-#if defined(__AVX512F__) /* gcc converts whole registers, half of them by way of another: 1.8 times */
+#if defined(__AVX512F__) /* gcc converts whole registers, the upper half by way of another */
     __m512d lane[FL_LANES / 8];
     for (int l = 0; l < FL_LANES / 8; ++l)
         lane[l] = _mm512_loadu_pd(sum + 8 * l);
@@ -486,13 +487,13 @@ FL_DEFINE_OUTSIDE(double, f64, )
 /* The end of a step of n elements, the first of them element i of the block. */
 #define FL_DEFINE_SETTLE(T, S)                                                                     \
     /* What is masked weighs 0, whatever its loss. */                                              \
-    static __attribute__((noinline, unused)) void fl_weigh_##S(T *restrict x, const T *restrict w,  \
+    static __attribute__((noinline, unused)) void fl_weigh_##S(T *restrict x, const T *restrict w, \
                                                                double scale, ptrdiff_t n) {        \
         for (ptrdiff_t l = 0; l < n; ++l)                                                          \
-            x[l] = w[l] == 0 ? 0 : x[l] * (T)(w[l] * scale); /* each alone may be out of range */   \
+            x[l] = w[l] == 0 ? 0 : x[l] * (T)(w[l] * scale); /* each alone may be out of range */  \
     }                                                                                              \
-    static __attribute__((noinline, unused)) void fl_settle_##S(const fl_elements *b, ptrdiff_t i,  \
-                                                                ptrdiff_t n) {                      \
+    static __attribute__((noinline, unused)) void fl_settle_##S(const fl_elements *b, ptrdiff_t i, \
+                                                                ptrdiff_t n) {                     \
         size_t at = (size_t)i * sizeof(T), bytes = (size_t)n * sizeof(T);                          \
         int first = b->first && i == 0, last = b->last && i + n == b->n;                           \
         if (b->checks                                                                              \
@@ -509,16 +510,16 @@ FL_DEFINE_OUTSIDE(double, f64, )
         if (b->sum)                                                                                \
             fl_add_step_##S(b->sum, (T *)b->loss + i, n);                                          \
         if (b->to[0])                                                                              \
-            fl_store_step(b->to[0], (char *)b->loss, at, bytes, 0, first, last);                                   \
+            fl_store_step(b->to[0], (char *)b->loss, at, bytes, 0, first, last);                   \
         if (b->to[1])                                                                              \
-            fl_store_step(b->to[1], (char *)b->grad, at, bytes, b->stream, first, last);                           \
+            fl_store_step(b->to[1], (char *)b->grad, at, bytes, b->stream, first, last);           \
         if (b->to[2])                                                                              \
-            fl_store_step(b->to[2], (char *)b->hess, at, bytes, b->stream, first, last);                           \
+            fl_store_step(b->to[2], (char *)b->hess, at, bytes, b->stream, first, last);           \
     }                                                                                              \
     /* n elements, with zeros to the end of the lanes. */                                          \
     static __attribute__((noinline, unused)) const T *fl_padded_##S(T *step, const T *x,           \
                                                                     ptrdiff_t n) {                 \
-        memset(step, 0, FL_LANES * sizeof(T));                                                      \
+        memset(step, 0, FL_LANES * sizeof(T));                                                     \
         return (const T *)memcpy(step, x, (size_t)n * sizeof(T));                                  \
     }
 FL_DEFINE_SETTLE(float, f32)
@@ -532,10 +533,10 @@ FL_DEFINE_SETTLE(double, f64)
 #define FL_INDEPENDENT _Pragma("GCC ivdep")
 #endif
 
-/* The one loop over a block. `at` is a loss at one point; what is not stored is not computed. The last
- * step is filled up, so there is one loop, of whole vectors. The processor's own prefetch stops at the
- * end of a page: what comes a page later is brought to the L1 cache meanwhile (BCE over 30 million: 1.6
- * times as fast). */
+/* The one loop over a block, one for each result asked for: `at` is a loss at one point; what is not
+ * stored is not computed. The last lanes are filled up, so that all are of whole vectors. The
+ * processor's own prefetch stops at the end of a page: what comes a page later is brought to the L1
+ * cache meanwhile (BCE over 30 million: 1.6 times as fast). */
 #define FL_LOOP(at, ORDER)                                                                         \
     FL_INDEPENDENT for (int j = 0; j < FL_LANES; ++j) {                                            \
         at(z[j], y[j], a[j], k, &l, &g, &h);                                                       \

@@ -110,21 +110,21 @@ typedef struct {
                 __builtin_prefetch(ahead + (size_t)i * FL_LANES * sizeof(T) + b, 0, 2);            \
     }                                                                                              \
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
-     * the same unit. (`lower += x < ... ? x : 0` \
-     * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in    \
+     * the same unit. (`lower += x < ... ? x : 0`                                                  \
+     * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in   \
      * two parts, or NULL. */                                                                      \
     FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
                                        ptrdiff_t steps, const T *restrict top, const T *by,        \
                                        double *restrict total, double *restrict below,             \
                                        const char *ahead) {                                        \
-        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                         \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
             for (; i < end; ++i, z += FL_LANES, e += FL_LANES) {                                   \
                 fl_near_##S(ahead, i);                                                             \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
-                    T x = fl_exp_scaled_##S(fl_times_##S(z[l] - top[l], by != NULL, high, fine)); \
+                    T x = fl_exp_scaled_##S(fl_times_##S(z[l] - top[l], by != NULL, high, fine));  \
                     e[l] = x;                                                                      \
                     lane[l] += x;                                                                  \
                     T under = x < 1 / FL_UNSCALE_##S ? x : 0;                                      \
@@ -213,13 +213,13 @@ typedef struct {
     /* q = exp(t - top) times over. */                                                             \
     FL_INLINE void fl_shares_##S(T *restrict q, const T *restrict t, ptrdiff_t steps,              \
                                  const T *restrict top, const T *restrict over, const T *by) {     \
-        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
         for (ptrdiff_t i = 0; i < steps; ++i, t += FL_LANES, q += FL_LANES)                        \
             for (int l = 0; l < FL_LANES; ++l)                                                     \
                 q[l] = fl_exp_scaled_##S(fl_times_##S(t[l] - top[l], by != NULL, high, fine)) * over[l]; \
     }                                                                                              \
     /* Of rows side by side and their classes y: z[y], whose place -inf takes; and g[y] = own. To compare \
-     * all of a few is faster than to store here and there, which the next loads wait for. */       \
+     * all of a few is faster than to store here and there, which the next loads wait for. */      \
     FL_INLINE void fl_take_out_##S(T *restrict z, ptrdiff_t classes, const T *restrict y,          \
                                    T *restrict own) {                                              \
         for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES)                                     \
@@ -251,7 +251,7 @@ typedef struct {
                 g[l] -= u[l] * scale[l];                                                           \
     }                                                                                              \
     /* What a divergence's derivatives g and h in log p make of those in the logits: g - p G, and  \
-     * (1 - p) m - p (m - p H) with m = g + h - p G. The greatest p's 1 - p is given. p, g and h    \
+     * (1 - p) m - p (m - p H) with m = g + h - p G. The greatest p's 1 - p is given. p, g and h   \
      * are divided by FL_HALFWAY, so that no partial product is subnormal. */                      \
     FL_INLINE void fl_spread_##S(int hessian, const T *restrict p, ptrdiff_t steps,                \
                                  const T *restrict over, const T *restrict all_g,                  \
@@ -268,7 +268,7 @@ typedef struct {
                            * (FL_HALFWAY_##S * scale[l]) * slope;                                  \
             }                                                                                      \
     }                                                                                              \
-    /* log(share) - y + low, -inf where there is no share. */                                       \
+    /* log(share) - y + low, -inf where there is no share. */                                      \
     FL_INLINE T fl_log_ratio_##S(T share, T y, T low) {                                            \
         T log = fl_log_sum_##S(share, 0);                                                          \
         log = share < INFINITY ? log : share;                                                      \
@@ -318,8 +318,8 @@ typedef struct {
         }                                                                                          \
     }                                                                                              \
     /* p and x = log(q / p), p = exp(z - top) / sum being the prediction and q the target. Of target\
-     * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;    \
-     * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is \
+     * logits t, shift is the logarithm of the target's sum over the prediction's, in two parts;   \
+     * else shift_low is what `sum` loses by rounding. Where there is no q, x is -inf. e is        \
      * exp(z - top) if that is known, or NULL. */                                                  \
     FL_INLINE void fl_ratios_##S(int of_logits, T *restrict x, T *restrict p, const T *restrict e, \
                                  const T *restrict z,                                              \
@@ -328,20 +328,20 @@ typedef struct {
                                  const T *restrict over, const T *restrict t_top,                  \
                                  const T *restrict shift, const T *restrict shift_low,             \
                                  const T *by) {                                                    \
-        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                          \
+        T high = by ? by[0] : 1, fine = by ? by[1] : 0;                                            \
         for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES, q += FL_LANES, p += FL_LANES,         \
-                       x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                                               \
+                       x += FL_LANES, t += FL_LANES, e += e ? FL_LANES : 0)                        \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l]; \
-                p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                             \
-                if (of_logits) { /* the difference of two differences, without their rounding */  \
+                T d = z[l] - top[l], y = fl_times_##S(d, by != NULL, high, fine), share = q[l];    \
+                p[l] = (e ? e[l] : fl_exp_scaled_##S(y)) * over[l];                                \
+                if (of_logits) { /* the difference of two differences, without their rounding */   \
                     T a = t[l] - t_top[l], va = a - t[l], vd = d - z[l];                           \
                     T low = (t[l] - (a - va)) - (t_top[l] + va);                                   \
                     low -= (z[l] - (d - vd)) - (top[l] + vd);                                      \
                     T apart = a - d;                                                               \
                     va = apart - a;                                                                \
                     low += (a - (apart - va)) - (d + va);                                          \
-                    low = by ? low * high + apart * fine : low;                                  \
+                    low = by ? low * high + apart * fine : low;                                    \
                     low = fabs(low) < INFINITY ? low : 0; /* beyond the finite numbers */          \
                     T log_ratio = ((by ? apart * high : apart) - shift[l]) + (low - shift_low[l]); \
                     x[l] = fabs(share) < FL_TINY_##S ? -INFINITY : log_ratio;                      \
@@ -350,7 +350,7 @@ typedef struct {
             }                                                                                      \
     }                                                                                              \
     /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \
-     * own, so that no partial product is subnormal unless the gradient is. `slope` is the logits'  \
+     * own, so that no partial product is subnormal unless the gradient is. `slope` is the logits' \
      * derivative, 1 / temperature. */                                                             \
     FL_INLINE void fl_factors_##S(                                                                 \
         ptrdiff_t n, int hessian, const double *restrict w, const double *restrict df,             \
