@@ -9,6 +9,7 @@ a wrong rule from a right one. How right the digits are is the oracle's question
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -220,6 +221,25 @@ def results(loss, method, *args, **kwargs):
     returned = getattr(loss, method)(*args, **kwargs)
     names = METHODS[method]
     return dict(zip(names, returned if len(names) > 1 else (returned,), strict=True))
+
+
+# Those that are not tested now; none where one is forced.
+every_other_isa = pytest.mark.parametrize(
+    "isa",
+    [] if "FASTLOSS_ISA" in os.environ else sorted({*fl.kernels.available} - {fl.kernels.isa}),
+)
+
+
+def run_tests(isa, keywords, *files):
+    """Run the tests of these files that match, on another instruction set."""
+    paths = [Path(__file__).with_name(name) for name in files]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-n0", "-k", keywords, *paths],
+        env={**os.environ, "FASTLOSS_ISA": isa},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
 
 
 def run_python(code, *, timeout=120, **env):

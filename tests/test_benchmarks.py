@@ -158,7 +158,9 @@ def test_ratios_are_within_rounds_and_judged():
     assert table.cell("PyTorch", {"PyTorch": [0.4, 0.5, 20]}) == "**0.50** (0.40-20)"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="no affinity here")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_getaffinity"), reason="only Linux holds a process on CPUs"
+)
 def test_cpus_are_held_and_let_go():
     before = os.sched_getaffinity(0)
     with contest.on_cpus(1):

@@ -5,16 +5,21 @@ with itself here, and the file runs once more on every other instruction set.
 """
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import fastloss as fl
-from samples import METHODS, every_loss, every_rows_driver, every_setting, inputs, results
+from samples import (
+    METHODS,
+    every_loss,
+    every_other_isa,
+    every_rows_driver,
+    every_setting,
+    inputs,
+    results,
+    run_tests,
+)
 
 LAYOUTS = {
     "contiguous": np.ascontiguousarray,
@@ -168,19 +173,11 @@ def test_the_short_way_and_the_general(loss, shape, dtype):
         assert all(np.array_equal(short[name], general[name]) for name in short), method
 
 
-@pytest.mark.skipif("FASTLOSS_ISA" in os.environ, reason="an instruction set is forced already")
-@pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if isa != fl.kernels.isa])
+@every_other_isa
 def test_other_instruction_sets(isa):
     """This file, the dtypes and the limits once more, for one loss of each kind: what differs is
     the drivers, and the oracle goes through all losses by itself.
     """
-    files = [Path(__file__).with_name(f"test_{name}.py") for name in ("bits", "dtypes", "accuracy")]
     others = fl.losses().keys() - {"huber_loss", "cross_entropy"}
     skipped = " or ".join(["within_the_declared_bounds", *sorted(others)])
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-k", f"not ({skipped})", *files],
-        env={**os.environ, "FASTLOSS_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    run_tests(isa, f"not ({skipped})", "test_bits.py", "test_dtypes.py", "test_accuracy.py")

@@ -453,7 +453,7 @@ def test_in_place_over_pred(loss, layout, options):
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("classes", [3, 70, 9000])  # lanes, one tile, several tiles
+@pytest.mark.parametrize("classes", [3, 70, 9000, 17_000])  # lanes to 96, of an axis to 16384
 @every_rows_driver
 def test_rows_in_place_over_pred(loss, soft, axis, classes):
     pred, target = inputs(loss, (3, 4), np.float32, classes, soft)

@@ -4,18 +4,12 @@ So a call gives the bits of the call on float32 copies: the loss its own, a grad
 nearest even. That holds every bound: 4 ulp of float32 are 2^-11 ulp of float16.
 """
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 import fastloss as fl
-from samples import LOSSES, inputs, results, run_python, softness
+from samples import LOSSES, every_other_isa, inputs, results, run_python, run_tests, softness
 from test_pairs import inputs as pair_inputs
 from test_sets import CALLS
 from test_vectors import inputs as vector_inputs
@@ -294,62 +288,6 @@ def test_subnormal_numbers_count_where_they_are_flushed(half):
     assert len(np.unique(out)) > 500
 
 
-MEASURE = """
-import json, re
-from pathlib import Path
-import numpy as np
-import fastloss as fl
-
-def status(field):
-    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
-
-def growth(loss, *args, **kwargs):
-    Path("/proc/self/clear_refs").write_text("5")
-    before = status("VmRSS")
-    returned = loss.value_and_grad(*args, num_threads=1, **kwargs)
-    own = returned[1].nbytes if kwargs.get("out") is None else 0
-    return status("VmHWM") - before - own - getattr(returned[0], "nbytes", 0)
-
-try:
-    from ml_dtypes import bfloat16
-except ImportError:
-    kinds = [np.float16]
-else:
-    kinds = [np.float16, bfloat16]
-rng = np.random.default_rng(0)
-found = {}
-bce, ce = fl.binary_cross_entropy_with_logits, fl.cross_entropy
-for kind in kinds:
-    x, y = rng.random((2, 4_000_000), np.float32).astype(kind)
-    few, labels = x.reshape(-1, 4), rng.integers(4, size=1_000_000)
-    long = x[:3_200_000].reshape(64, 50000)
-    for data in ((bce, x, y), (ce, few, labels), (ce, long, labels[:64])):
-        data[0].value_and_grad(*data[1:])
-        data[0].value_and_grad(*data[1:], out=np.zeros(data[1].shape, np.float32))
-    for name, call, options in (
-        ("plain", (bce, x, y), {}),
-        ("in place", (bce, x, y), {"out": x}),
-        ("per sample", (bce, x, y), {"reduction": "none"}),
-        ("weights", (bce, x, y), {"sample_weight": y}),
-        ("strided", (bce, x[::2], y[::2]), {}),
-        ("into float32", (bce, x, y), {"out": np.ones(4_000_000, np.float32)}),
-        ("short rows", (ce, few, labels), {}),
-        ("long rows", (ce, long, labels[:64]), {}),
-        ("long rows, in place", (ce, long, labels[:64]), {"out": long}),
-        ("classes first", (ce, few.reshape(4, -1), labels), {"axis": 0}),
-    ):
-        found[f"{np.dtype(kind).name}, {name}"] = growth(call[0], *call[1:], **options)
-print(json.dumps(found))
-"""
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="resets /proc/self peak memory")
-def test_no_copy():
-    grown = json.loads(run_python(MEASURE, MALLOC_MMAP_THRESHOLD_="65536"))
-    too_much = {case: f"{grew / 2**20:.2f} MiB" for case, grew in grown.items() if grew > 2**20}
-    assert len(grown) >= 10 and not too_much
-
-
 @every_half
 def test_within_half_an_ulp_of_its_own(half):
     """0.51 ulp: the rounding, and float32's 4 ulp."""
@@ -419,15 +357,8 @@ print(fl.cross_entropy.grad(np.zeros((2, 3), np.float16), [0, 1]).dtype)
     assert run_python(code) == "float16"
 
 
-@pytest.mark.skipif("FASTLOSS_ISA" in os.environ, reason="an instruction set is forced already")
-@pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if isa != fl.kernels.isa])
+@every_other_isa
 def test_other_instruction_sets(isa):
     """The conversions, and one loss of each driver."""
     kept = ("conversions", "subnormal", "once_too", "cross_entropy-", "huber_loss-", "nll_loss-")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-n0", "-k", " or ".join(kept), Path(__file__)],
-        env={**os.environ, "FASTLOSS_ISA": isa},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout[-5000:] + done.stderr
+    run_tests(isa, " or ".join(kept), "test_half.py")
