@@ -128,8 +128,10 @@ static __attribute__((noinline, unused)) void fl_to_bf16_plain(fl_half *restrict
         dst[i] = (uint16_t)fl_bf16_of_float(from[i]);
 }
 
-/* Whole lines, past the cache if `stream` (then dst is the beginning of one); returns how many. */
+/* `put` whole lines from element i on. */
 #if defined(__AVX512F__)
+#define FL_PUT _mm512_storeu_si512
+#define FL_PUT_PAST _mm512_stream_si512
 #define FL_TO_F16(put)                                                                             \
     for (; i + 32 <= n; i += 32) {                                                                 \
         __m256i a = _mm512_cvtps_ph(_mm512_loadu_ps(src + i), 0);                                  \
@@ -138,6 +140,12 @@ static __attribute__((noinline, unused)) void fl_to_bf16_plain(fl_half *restrict
     }
 /* The upper halves side by side, then in order. A nan ends it: what rounds could make it none. */
 #define FL_TO_BF16(put)                                                                            \
+    const __m512i below = _mm512_set1_epi32(0x7fff), last = _mm512_set1_epi32(0x10000);            \
+    const __m512i one = _mm512_set1_epi32(1);                                                      \
+    short places[32];                                                                              \
+    for (int k = 0; k < 32; ++k)                                                                   \
+        places[k] = (short)(2 * (k % 16) + k / 16);                                                \
+    const __m512i order = _mm512_loadu_si512((const void *)places);                                \
     for (; i + 32 <= n; i += 32) {                                                                 \
         __m512 x = _mm512_loadu_ps(src + i), y = _mm512_loadu_ps(src + i + 16);                    \
         __m512i u = _mm512_castps_si512(x), v = _mm512_castps_si512(y);                            \
@@ -149,30 +157,9 @@ static __attribute__((noinline, unused)) void fl_to_bf16_plain(fl_half *restrict
         a = _mm512_mask_blend_epi16(0xaaaaaaaa, _mm512_srli_epi32(a, 16), b);                      \
         put((void *)(dst + i), _mm512_permutexvar_epi16(order, a));                                \
     }
-FL_INLINE ptrdiff_t fl_to_f16_lines(fl_half *dst, const float *src, ptrdiff_t n, int stream) {
-    ptrdiff_t i = 0;
-    if (stream)
-        FL_TO_F16(_mm512_stream_si512)
-    else
-        FL_TO_F16(_mm512_storeu_si512)
-    return i;
-}
-
-FL_INLINE ptrdiff_t fl_to_bf16_lines(fl_half *dst, const float *src, ptrdiff_t n, int stream) {
-    const __m512i below = _mm512_set1_epi32(0x7fff), last = _mm512_set1_epi32(0x10000);
-    const __m512i one = _mm512_set1_epi32(1);
-    short places[32];
-    for (int k = 0; k < 32; ++k)
-        places[k] = (short)(2 * (k % 16) + k / 16);
-    const __m512i order = _mm512_loadu_si512((const void *)places);
-    ptrdiff_t i = 0;
-    if (stream)
-        FL_TO_BF16(_mm512_stream_si512)
-    else
-        FL_TO_BF16(_mm512_storeu_si512)
-    return i;
-}
 #elif defined(__AVX2__)
+#define FL_PUT _mm256_storeu_si256
+#define FL_PUT_PAST _mm256_stream_si256
 FL_INLINE __m256i fl_two_f16(const float *src) {
     __m128i a = _mm256_cvtps_ph(_mm256_loadu_ps(src), 0);
     __m128i b = _mm256_cvtps_ph(_mm256_loadu_ps(src + 8), 0);
@@ -208,23 +195,21 @@ FL_INLINE __m256i fl_two_bf16(__m256 x, __m256 y) {
         put((void *)(dst + i), fl_two_bf16(x, y));                                                 \
         put((void *)(dst + i + 16), fl_two_bf16(z, w));                                            \
     }
-FL_INLINE ptrdiff_t fl_to_f16_lines(fl_half *dst, const float *src, ptrdiff_t n, int stream) {
-    ptrdiff_t i = 0;
-    if (stream)
-        FL_TO_F16(_mm256_stream_si256)
-    else
-        FL_TO_F16(_mm256_storeu_si256)
-    return i;
-}
-
-FL_INLINE ptrdiff_t fl_to_bf16_lines(fl_half *dst, const float *src, ptrdiff_t n, int stream) {
-    ptrdiff_t i = 0;
-    if (stream)
-        FL_TO_BF16(_mm256_stream_si256)
-    else
-        FL_TO_BF16(_mm256_storeu_si256)
-    return i;
-}
+#endif
+#if defined(FL_PUT)
+/* Whole lines, past the cache if `stream` (then dst is the beginning of one); returns how many. */
+#define FL_DEFINE_LINES(NAME, TO)                                                                  \
+    FL_INLINE ptrdiff_t NAME(fl_half *dst, const float *src, ptrdiff_t n, int stream) {            \
+        ptrdiff_t i = 0;                                                                           \
+        if (stream) {                                                                              \
+            TO(FL_PUT_PAST)                                                                        \
+        } else {                                                                                   \
+            TO(FL_PUT)                                                                             \
+        }                                                                                          \
+        return i;                                                                                  \
+    }
+FL_DEFINE_LINES(fl_to_f16_lines, FL_TO_F16)
+FL_DEFINE_LINES(fl_to_bf16_lines, FL_TO_BF16)
 #else
 #define fl_to_f16_lines(dst, src, n, stream) ((void)(stream), (ptrdiff_t)0)
 #define fl_to_bf16_lines(dst, src, n, stream) ((void)(stream), (ptrdiff_t)0)

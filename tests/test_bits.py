@@ -127,24 +127,28 @@ def test_any_neighbours(loss, neighbour, dtype):
 
 
 @pytest.mark.parametrize("offset", [0, 1, 4, 15])
-@pytest.mark.parametrize("method", ["grad", "grad_and_hess"])
+@pytest.mark.parametrize(
+    ("method", "half"), [("grad", False), ("grad_and_hess", False), ("grad_and_hess", True)]
+)
 @pytest.mark.parametrize(
     ("loss", "shape"),
     [(fl.huber_loss, (2_500_001,)), (fl.cross_entropy, (2300, 1001))],
     ids=["huber_loss", "cross_entropy"],
 )
-def test_what_is_stored_past_the_cache(loss, shape, method, offset, dtype, rng):
+def test_what_is_stored_past_the_cache(loss, shape, method, half, offset, dtype, rng):
     """Outputs of more than 8 MiB, on any of a cache line's places; strided ones are not."""
     pred = rng.standard_normal(shape, dtype)
     target = rng.integers(1001, size=2300) if loss.kind == "rows" else pred[::-1].copy()
     n = METHODS[method].count("g") + METHODS[method].count("h")
-    memory = np.full((n, pred.size + 64), 7, dtype)
+    into = np.float16 if half else dtype
+    memory = np.full((n, pred.size + 64), 7, into)
     outs = tuple(row[offset : offset + pred.size].reshape(shape) for row in memory)
-    spread = tuple(np.empty((*shape, 2), dtype)[..., 0] for _ in range(n))
+    spread = tuple(np.empty((*shape, 2), into)[..., 0] for _ in range(n))
     weights = {"sample_weight": rng.random(shape[0]).astype(dtype)}
+    run = getattr(loss.bind(reduction="sum"), method)  # a mean's would be 0 in float16
     for options in ({}, {"num_threads": 2}, weights):
-        getattr(loss, method)(pred, target, out=outs if n > 1 else outs[0], **options)
-        getattr(loss, method)(pred, target, out=spread if n > 1 else spread[0], **options)
+        run(pred, target, out=outs if n > 1 else outs[0], **options)
+        run(pred, target, out=spread if n > 1 else spread[0], **options)
         for got, want in zip(outs, spread, strict=True):
             assert_same_bits({"": got}, {"": want})
         assert (memory[:, :offset] == 7).all() and (memory[:, offset + pred.size :] == 7).all()
