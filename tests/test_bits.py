@@ -177,6 +177,16 @@ def test_the_short_way_and_the_general(loss, shape, dtype):
         assert all(np.array_equal(short[name], general[name]) for name in short), method
 
 
+@every_setting
+def test_the_short_way_of_a_bound_loss(loss, knobs, dtype):
+    """A plain call of two arrays takes what is bound without asking the declared function."""
+    pred, target = inputs(loss, (320,), dtype=dtype)
+    bound = loss.bind(**knobs)
+    for method in METHODS:
+        want = results(loss, method, pred, target, reduction="mean", **knobs)
+        assert_same_bits(results(bound, method, pred, target), want)
+
+
 @every_other_isa
 def test_other_instruction_sets(isa):
     """This file, the dtypes and the limits once more, for one loss of each kind: what differs is

@@ -532,6 +532,8 @@ def test_the_sample_inputs_are_in_the_domain(loss):
         {"temperature": 2.5, "softcap": 4.0},
         {"class_weight": np.linspace(0.5, 2, 70_001)},
         {"ignore_index": 0},
+        {"label_smoothing": 0.1},
+        {"class_mask": np.arange(70_001) != 6},
     ],
     ids=lambda options: " ".join(options) or "plain",
 )
@@ -541,8 +543,8 @@ def test_few_rows_of_very_many_classes_are_cut_for_the_threads(classes, options,
     pred[4, 40_000] = np.nan
     target = np.array([0, classes - 1, 40_000, 7, 5])
     few, many = dict(options), dict(options)
-    if "class_weight" in options:
-        few["class_weight"] = many["class_weight"] = options["class_weight"][:classes]
+    for name in options.keys() & {"class_weight", "class_mask"}:
+        few[name] = many[name] = options[name][:classes]
     if "sample_weight" in options:
         many["sample_weight"] = np.tile(options["sample_weight"], 4)
     for threads in (1, 3):
