@@ -7,8 +7,8 @@ REV is built (about a minute) in a temporary folder, which is removed however th
 compared with the fastloss that is imported here. Both run the cases of these benchmarks, each in a
 process of its own. The ratio is that of a turn's two times; a case is marked where the quartiles
 of the ratio are both on one side of 1, by more than 8 %: two processes of the same code differ by
-up to 5 %, with where their arrays happen to lie. The exit
-status is 1 if for some case even the lower quartile is above 1.1.
+up to 5 %, with where their arrays happen to lie. The exit status is 1 if for some case even the
+lower quartile is above 1.1.
 """
 
 import io

@@ -373,8 +373,8 @@ cdef class Gate:
         reduction = defaults.get("reduction", "mean")
         self.plain_mean = reduction == "mean" and results != ""
         self.plain_sum = reduction == "sum" and results != ""
-        usual = tuple([loss.bound(name) for name in names])
-        options = {name: loss.bound(name) for name in loss.knobs if name not in names}
+        options = loss.values({})
+        usual = tuple([options.pop(name) for name in names])
         self.usual_ignored = options.pop("ignore_index", None)
         self.usual = (
             (self.plain_mean or self.plain_sum)

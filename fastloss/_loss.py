@@ -321,8 +321,9 @@ class Loss(Generic[P, G]):
     """A loss function with its gradient, or gradients G: call it, or one of its methods.
 
     The floats that a loss takes are float16, bfloat16 (of the package ml_dtypes), float32 and
-    float64, in any byte order and layout. Those of 16 bits are computed with in float32, a block at
-    a time, and derivatives rounded to nearest even; totals are summed in float64.
+    float64, in any layout and byte order (bfloat16 in the machine's). Those of 16 bits are computed
+    with in float32, a block at a time, and derivatives rounded to nearest even; totals are summed
+    in float64.
 
     Attributes
     ----------
@@ -587,10 +588,6 @@ class Loss(Generic[P, G]):
     def check_scalar(self, index: int, value: object) -> float:
         """The scalar knob of this index as a float, or the error that says what is wrong."""
         return float(self.check_knob(self.scalars()[index], value))
-
-    def bound(self, name: str) -> Any:
-        """The knob's default: what it is bound to, or the declaration's."""
-        return self._bound.get(name, self.knobs[name].default)
 
     def check_knob(self, name: str, value: object) -> Any:
         """The knob of this name as a float or a word, or the error that says what is wrong."""
