@@ -439,19 +439,35 @@ static __attribute__((noinline, unused)) void fl_add_step_f64(double *restrict s
             sum[l] += x[i + l];
 }
 
+/* gcc converts whole registers, the upper half by way of another; a register of sums at a time. */
+#if defined(__AVX512F__)
+#define FL_DOUBLES 8
+#define FL_ADD(sum, x) _mm512_add_pd(sum, _mm512_cvtps_pd(_mm256_loadu_ps(x)))
+#define FL_LOAD_SUM _mm512_loadu_pd
+#define FL_STORE_SUM _mm512_storeu_pd
+typedef __m512d fl_doubles;
+#elif defined(__AVX__)
+#define FL_DOUBLES 4
+#define FL_ADD(sum, x) _mm256_add_pd(sum, _mm256_cvtps_pd(_mm_loadu_ps(x)))
+#define FL_LOAD_SUM _mm256_loadu_pd
+#define FL_STORE_SUM _mm256_storeu_pd
+typedef __m256d fl_doubles;
+#endif
 static __attribute__((noinline, unused)) void fl_add_step_f32(double *restrict sum,
                                                               float *restrict x, ptrdiff_t n) {
     for (ptrdiff_t l = n; l % FL_LANES; ++l)
         x[l] = 0;
-#if defined(__AVX512F__) /* gcc converts whole registers, the upper half by way of another */
-    __m512d lane[FL_LANES / 8];
-    for (int l = 0; l < FL_LANES / 8; ++l)
-        lane[l] = _mm512_loadu_pd(sum + 8 * l);
-    for (ptrdiff_t i = 0; i < n; i += FL_LANES)
-        for (int l = 0; l < FL_LANES / 8; ++l)
-            lane[l] = _mm512_add_pd(lane[l], _mm512_cvtps_pd(_mm256_loadu_ps(x + i + 8 * l)));
-    for (int l = 0; l < FL_LANES / 8; ++l)
-        _mm512_storeu_pd(sum + 8 * l, lane[l]);
+#if defined(FL_DOUBLES)
+    for (int l = 0; l < FL_LANES; l += 4 * FL_DOUBLES) {
+        fl_doubles lane[4];
+        for (int k = 0; k < 4; ++k)
+            lane[k] = FL_LOAD_SUM(sum + l + k * FL_DOUBLES);
+        for (ptrdiff_t i = l; i < n; i += FL_LANES)
+            for (int k = 0; k < 4; ++k)
+                lane[k] = FL_ADD(lane[k], x + i + k * FL_DOUBLES);
+        for (int k = 0; k < 4; ++k)
+            FL_STORE_SUM(sum + l + k * FL_DOUBLES, lane[k]);
+    }
 #else
     for (ptrdiff_t i = 0; i < n; i += FL_LANES)
         for (int l = 0; l < FL_LANES; ++l)
@@ -468,10 +484,10 @@ static __attribute__((noinline, unused)) void fl_add_step_f32(double *restrict s
         if (c->open)                                                                               \
             low = nextafter##F(low, (T)INFINITY);                                                  \
         if (c->ends_only)                                                                          \
-            for (ptrdiff_t i = 0; i < n; ++i)                                                      \
-                bad |= (y[i] < low) | (y[i] > high) | ((y[i] > low) & (y[i] < high));              \
+            FL_UNROLLED for (ptrdiff_t i = 0; i < n; ++i)                                          \
+                bad |= (y[i] != low) & (y[i] != high) & (y[i] == y[i]);                            \
         else                                                                                       \
-            for (ptrdiff_t i = 0; i < n; ++i)                                                      \
+            FL_UNROLLED for (ptrdiff_t i = 0; i < n; ++i)                                          \
                 bad |= (y[i] < low) | (y[i] > high);                                               \
         if (!bad || !w)                                                                            \
             return bad;                                                                            \
@@ -483,6 +499,24 @@ static __attribute__((noinline, unused)) void fl_add_step_f32(double *restrict s
     }
 FL_DEFINE_OUTSIDE(float, f32, f)
 FL_DEFINE_OUTSIDE(double, f64, )
+
+/* The beginning of a step of n elements, the first of them element i of the block: checks its targets,
+ * and returns whether it is moderate (fl_moderate_*), if there is a way for that. What is moderate
+ * need not be checked, which would take as long as half of an exponential. */
+#define FL_DEFINE_BEGIN(T, S)                                                                      \
+    static __attribute__((noinline, unused)) int fl_begin_##S(const fl_elements *b, ptrdiff_t i,   \
+                                                              ptrdiff_t n, int moderately) {       \
+        const T *z = (const T *)b->pred + i, *y = (const T *)b->target + i;                        \
+        fl_call *c = b->checks;                                                                    \
+        int ends = c && c->ends_only; /* which are moderate, and may be negative */                \
+        int moderate = moderately && fl_moderate_##S(z, ends ? NULL : y, n);                       \
+        if (c && !(moderate && !ends && c->low <= 0 && c->high == INFINITY && !c->open)            \
+            && fl_outside_##S(c, y, b->weight ? (const T *)b->weight + i : NULL, n))               \
+            c->bad = 1;                                                                            \
+        return moderate;                                                                           \
+    }
+FL_DEFINE_BEGIN(float, f32)
+FL_DEFINE_BEGIN(double, f64)
 
 /* The end of a step of n elements, the first of them element i of the block. */
 #define FL_DEFINE_SETTLE(T, S)                                                                     \
@@ -496,10 +530,6 @@ FL_DEFINE_OUTSIDE(double, f64, )
                                                                 ptrdiff_t n) {                     \
         size_t at = (size_t)i * sizeof(T), bytes = (size_t)n * sizeof(T);                          \
         int first = b->first && i == 0, last = b->last && i + n == b->n;                           \
-        if (b->checks                                                                              \
-            && fl_outside_##S(b->checks, (const T *)b->target + i,                                 \
-                              b->weight ? (const T *)b->weight + i : NULL, n))                     \
-            b->checks->bad = 1;                                                                    \
         if (b->weight) {                                                                           \
             fl_weigh_##S((T *)b->loss + i, (const T *)b->weight + i, 1, n);                        \
             if (b->order > 0)                                                                      \
@@ -550,9 +580,10 @@ FL_DEFINE_SETTLE(double, f64)
     for (ptrdiff_t i = 0, n; i < (b)->n; i += FL_STEP) {                                           \
         const T *z = (const T *)(b)->pred + i, *y = (const T *)(b)->target + i;                    \
         const T *a = (const T *)(b)->extra + i;                                                    \
-        int moderate;                                                                              \
+        int moderate = 0;                                                                          \
         n = (b)->n - i < FL_STEP ? (b)->n - i : FL_STEP;                                           \
-        moderate = &moderately != &at && fl_moderate_##S(z, y, n);                                 \
+        if (&moderately != &at || (b)->checks)                                                     \
+            moderate = fl_begin_##S(b, i, n, &moderately != &at);                                  \
         for (ptrdiff_t e = i; e < i + n; e += FL_LANES, z += FL_LANES, y += FL_LANES,              \
                        a += FL_LANES) {                                                            \
             T pad[3][FL_LANES], l, g, h;                                                           \
@@ -565,7 +596,7 @@ FL_DEFINE_SETTLE(double, f64)
                 y = fl_padded_##S(pad[1], y, i + n - e);                                           \
                 a = fl_padded_##S(pad[2], a, i + n - e);                                           \
             }                                                                                      \
-            if (moderate)                                                                          \
+            if (&moderately != &at && moderate)                                                    \
                 FL_LOOP(moderately, ORDER)                                                         \
             else                                                                                   \
                 FL_LOOP(at, ORDER)                                                                 \

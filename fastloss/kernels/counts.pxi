@@ -100,27 +100,55 @@ cdef void poisson_nll(fl_elements* b) noexcept nogil:
 BLOCKS["poisson_nll"] = <size_t>&poisson_nll
 
 
-cdef inline void negative_binomial_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    # With o = alpha e^z, the odds, u the smaller of o and 1 / o, and s = log(1 + o):
+cdef inline void negative_binomial_of(bint moderate, T z, T y, const double* k,
+                                      T* loss, T* grad, T* hess) noexcept nogil:
+    # With o = alpha e^z, the odds, u the smaller of o and 1 / o, and s = log(1 + o), which is
+    # log(1 + u), beside log(o) if that is positive:
     # loss = y (s - z) + s / alpha. Where o is large, s - z = log(alpha) + log(1 + u) does not
     # cancel; where it is small, s = o.
     cdef T zero = 0, one = 1, two = 2, large = two_to_down(z), small = one / large
     cdef T alpha = <T>k[0], by_alpha = <T>(1 / k[0]), close = <T>1e-20, far = FAR
-    cdef T log_alpha = log_sum(alpha, <T>(k[0] - <double>alpha))
-    cdef T o = exp_times(alpha, z, zero, zero), e = exp_times(one, z, zero, zero)
-    cdef T u = o if o < 1 else one / o, s = z + log_alpha if o == INFINITY else log1p(o)
-    cdef T d = s - z if o < 1 else log_alpha + log1p_unit(u)
-    cdef T x = z if o < 1 else -z, by = (alpha if o < 1 else by_alpha) * small
-    cdef bint little = (y < 1) & (o < close) & (z > -far)
-    loss[0] = ((weighed(y * large, d) + exp_times(one, z, zero, -<T>DOWN)) * small if little
-               else weighed(y, d) + (e if o < close else s * by_alpha))
-    grad[0] = (e - y if o < 1 else by_alpha * (one - exp_times(y, -z, zero, zero))) / (one + u)
-    hess[0] = exp_times((by_alpha + y) * by, x, zero, -<T>DOWN) / (one + u * (two + u))
+    cdef T log_low, log_alpha = log_pair(alpha, <T>(k[0] - <double>alpha), &log_low)
+    cdef T o = exp_near(moderate, alpha, z, zero, zero), e = exp_near(moderate, one, z, zero, zero)
+    cdef bint below = o < 1
+    cdef T u = o if below else one / o, log1p_u = log1p_unit(u)
+    cdef T log_o = log_alpha + z, part = log_o - z, s, d, x, by, g
+    part = (log_alpha - part) + (z - (log_o - part)) + log_low
+    part = part if moderate or part == part else zero  # beyond the finite numbers
+    s = log1p_u if below else log_o + (log1p_u + part)
+    d = log1p_u - z if below else log_alpha + log1p_u
+    g = (e - y) / (one + o)
+    x = z if below else -z
+    by = (by_alpha + y) * ((alpha if below else by_alpha) * small)
+    if moderate:
+        loss[0] = y * d + s * by_alpha
+        grad[0] = g
+        hess[0] = exp_times_moderate(by * large, x, zero) / (one + u * (two + u))
+    else:
+        loss[0] = ((weighed(y * large, d) + exp_times(one, z, zero, -<T>DOWN)) * small
+                   if (y < 1) & (o < close) & (z > -far)
+                   else weighed(y, d) + (e if o < close else s * by_alpha))
+        grad[0] = (g if (o < large) & (e < large)
+                   else by_alpha * (one - exp_times(y, -z, zero, zero)) / (one + u))
+        hess[0] = exp_times(by, x, zero, -<T>DOWN) / (one + u * (two + u))
+
+
+cdef inline void negative_binomial_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    negative_binomial_of(False, z, y, k, loss, grad, hess)
+
+
+cdef inline void negative_binomial_moderate_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
+    negative_binomial_of(True, z, y, k, loss, grad, hess)
 
 
 cdef void negative_binomial_nll(fl_elements* b) noexcept nogil:
-    MAP_FLUSHED(b, negative_binomial_at[float], negative_binomial_at[double])
+    if 1e-6 < b.knobs[0] < 1e6:  # with such alphas no product leaves the range of numbers
+        MAP_MODERATE(b, negative_binomial_moderate_at[float], negative_binomial_moderate_at[double],
+                     negative_binomial_at[float], negative_binomial_at[double])
+    else:
+        MAP_FLUSHED(b, negative_binomial_at[float], negative_binomial_at[double])
 
 BLOCKS["negative_binomial_nll"] = <size_t>&negative_binomial_nll
 

@@ -63,11 +63,23 @@ cdef void gather(T* dst, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noex
         col = 0
 
 
+cdef inline char* at_once(const fl_operand* op, Py_ssize_t at, Py_ssize_t n,
+                          T tag) noexcept nogil:
+    # Where the elements [at, at + n) lie side by side, or NULL.
+    if not adjacent(op, tag):
+        return NULL
+    if op.ndim == 0:  # a division takes its time
+        return op.data + at * op.step
+    if at % op.cols + n <= op.cols:
+        return fl_row(op, at // op.cols) + at % op.cols * op.step
+    return NULL
+
+
 cdef const T* read(T* block, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
     # The elements [at, at + n): where they lie if they lie as they should, else loaded into block.
-    cdef Py_ssize_t row = at // op.cols, col = at % op.cols
-    if adjacent(op, <T>0) and col + n <= op.cols:
-        return <const T*>(fl_row(op, row) + col * op.step)
+    cdef const char* there = at_once(op, at, n, <T>0)
+    if there != NULL:
+        return <const T*>there
     gather(block, op, at, n)
     return block
 
@@ -326,14 +338,6 @@ cdef void weigh(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
 
 
 # ---- elementwise ----
-
-
-cdef inline char* at_once(const fl_operand* op, Py_ssize_t at, Py_ssize_t n, T tag) noexcept nogil:
-    # Where n results are stored as they are, or NULL.
-    cdef Py_ssize_t row = at // op.cols, col = at % op.cols
-    if adjacent(op, tag) and col + n <= op.cols:
-        return fl_row(op, row) + col * op.step
-    return NULL
 
 
 cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:

@@ -75,23 +75,16 @@ cdef void smooth_l1(fl_elements* b) noexcept nogil:
 BLOCKS["smooth_l1"] = <size_t>&smooth_l1
 
 
-# hypot(1, x) is x where 1 / x^2 is below the rounding, long before x^2 overflows.
-cdef inline T far(T tag) noexcept nogil:
-    return <T>16384 if T is float else <T>1073741824
-
-
-cdef inline T hypot_1(T x) noexcept nogil:
-    cdef T one = 1
-    return x if x > far(x) else root(one + x * x)
+# Where sqrt(1 + x^2) overflows it is abs(x), and x divided by it is 1 with x's sign.
 
 
 cdef inline void pseudo_huber_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # delta^2 (h - 1) is e^2 / (h + 1), which keeps the digits of small residuals.
     cdef T one = 1, delta = <T>k[0], inverse = <T>(1 / k[0]), e = z - y, m = magnitude(e)
-    cdef T scaled = m * inverse, h = hypot_1(scaled), r = one / h
-    loss[0] = delta * (m - delta) if scaled > far(z) else e * (e / (one + h))
-    grad[0] = delta * sign(e) if scaled > far(z) else e / h
+    cdef T x = e * inverse, h = root(one + x * x), r = one / h
+    loss[0] = delta * (m - delta) if h == <T>INFINITY else e * (e / (one + h))
+    grad[0] = with_sign(delta, e) if h == <T>INFINITY else e / h
     hess[0] = r * r * r
 
 
@@ -104,9 +97,10 @@ BLOCKS["pseudo_huber"] = <size_t>&pseudo_huber
 cdef inline void charbonnier_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     cdef T one = 1, eps = <T>k[0], inverse = <T>(1 / k[0]), e = z - y, m = magnitude(e)
-    cdef T scaled = m * inverse, h = hypot_1(scaled), r = one / h
-    loss[0] = m if scaled > far(z) else eps * h
-    grad[0] = sign(e) if scaled > far(z) else e * inverse / h
+    cdef T x = e * inverse, h = root(one + x * x)
+    cdef T r = one / (m * inverse if h == <T>INFINITY else h)
+    loss[0] = m if h == <T>INFINITY else eps * h
+    grad[0] = with_sign(one, e) if h == <T>INFINITY else x / h
     hess[0] = r * (r * (r * inverse))
 
 
@@ -156,17 +150,19 @@ cdef inline void cauchy_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # Beyond 2^60 (2^200), where the square may overflow, 1 + x^2 is x^2 and log(x) is
     # log1p(x / 2^32) + 32 log 2 (128 log 2).
-    cdef T one = 1, c = <T>k[0], inverse = <T>(1 / k[0]), e = z - y, m = magnitude(e)
-    cdef T x = m * inverse, square = one + x * x
+    cdef T one = 1, zero = 0, half = 0.5, c = <T>k[0], inverse = <T>(1 / k[0]), e = z - y
+    cdef T m = magnitude(e), x = m * inverse
     cdef T beyond = <T>1152921504606846976 if T is float else <T>1.6069380442589903e60
     cdef T shrunk = m * <T>(1 / k[0] / (4294967296.0 if T is float else 3.402823669209385e38))
     cdef T shift = <T>22.18070977791825 if T is float else <T>88.722839111673
-    cdef T of = shrunk if x > beyond else x * x, log = log1p_finite(of)
-    cdef T g = (c if x > beyond else e) / (e if x > beyond else square), r = one / square
+    cdef bint large = x > beyond
+    cdef T of = shrunk if large else x * x, square = one + of, r = one / square
+    cdef T log = log_sum(square, zero) + (of - (square - one)) * r, g = e * r
     log = log if of < INFINITY else of
-    loss[0] = c * (c * (log + shift if x > beyond else <T>0.5 * log))
-    grad[0] = c * g if x > beyond else g
-    hess[0] = -g * g if x > beyond else (one - x) * (one + x) * r * r
+    loss[0] = c * (c * (log + shift if large else half * log))
+    g = c * (c / e) if large else g
+    grad[0] = g
+    hess[0] = -(g * inverse) * (g * inverse) if large else (one - x) * (one + x) * r * r
 
 
 cdef void cauchy(fl_elements* b) noexcept nogil:
