@@ -391,9 +391,32 @@ cdef class Gate:
     def general(self, pred, target, tuple knobs, **options):
         raise NotImplementedError
 
-    cdef object plain(self, pred, target, double* knobs, ignore_index):
+    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
         # The results of a plain call, or None.
         return None
+
+    cdef int given(self, out, cnp.ndarray pred, cnp.ndarray target, list into) except -1:
+        # Puts the arrays for gradient and Hessian that `out` gives into their places; whether they
+        # are plain too, and apart from all others.
+        cdef Py_ssize_t i, slot
+        if out is None:
+            return True
+        if type(out) is not tuple:
+            out = (out,) if self.results == "g" else (None, out) if self.results == "lg" else ()
+        if len(out) != len(self.results):
+            return False
+        for i in range(len(out)):
+            x = out[i]
+            if x is None:
+                continue
+            slot = "lgh".index(self.results[i])
+            if not (slot and is_plain(x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>x)
+                    and cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.PyArray_TYPE(pred)
+                    and cnp.PyArray_SAMESHAPE(<cnp.ndarray>x, pred)
+                    and apart(<cnp.ndarray>x, pred) and apart(<cnp.ndarray>x, target)):
+                return False
+            into[slot - 1] = x
+        return into[0] is None or into[1] is None or apart(into[0], into[1])
 
     cdef int read_knobs(self, tuple knobs, double* into) except -1:
         cdef int i
@@ -432,10 +455,11 @@ cdef class Gate:
         return total, grad, hess
 
     cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, double extra,
-                      int target_code, ignore_index):
+                      int target_code, ignore_index, out):
         # A plain call of at most RANGE elements; None where the general way must say what is wrong.
         cdef fl_call c
-        cdef cnp.ndarray grad = None, hess = None
+        cdef cnp.ndarray grad, hess
+        cdef list into = [None, None]
         cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
         cdef bint of_rows = self.drivers != DRIVERS.elementwise
         cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
@@ -506,12 +530,19 @@ cdef class Gate:
             c.scale = 1 / count
         else:
             c.scale = 1
+        if not self.given(out, pred, target, into):
+            return None
+        grad, hess = into
         if self.order > 0:
-            grad = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
+            if grad is None:
+                grad = cnp.PyArray_EMPTY(
+                    pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
             c.grad = c.pred
             c.grad.data = <char*>cnp.PyArray_DATA(grad)
         if self.order > 1:
-            hess = cnp.PyArray_EMPTY(pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
+            if hess is None:
+                hess = cnp.PyArray_EMPTY(
+                    pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
             c.hess = c.pred
             c.hess.data = <char*>cnp.PyArray_DATA(hess)
         ws = <fl_workspace*>fl_own if scratch <= sizeof(fl_own) else workspace(scratch, &memory)
@@ -530,6 +561,13 @@ cdef inline bint is_plain(object x) noexcept:
     # A C-contiguous, aligned, native float32 or float64 array.
     return (type(x) is cnp.ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
             and cnp.PyArray_TYPE(<cnp.ndarray>x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE))
+
+
+cdef inline bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # Whether two contiguous arrays share no byte.
+    cdef char* begin_a = <char*>cnp.PyArray_DATA(a)
+    cdef char* begin_b = <char*>cnp.PyArray_DATA(b)
+    return begin_a + cnp.PyArray_NBYTES(a) <= begin_b or begin_b + cnp.PyArray_NBYTES(b) <= begin_a
 
 
 cdef inline bint no_threads(object n) except -1:
@@ -551,7 +589,7 @@ cdef class Method:
     def __call__(self, *args, **kwargs):
         cdef Gate gate = self.__self__
         if gate.usual and len(args) == 2 and not kwargs:
-            result = gate.plain(args[0], args[1], gate.usual_knobs, gate.usual_ignored)
+            result = gate.plain(args[0], args[1], gate.usual_knobs, gate.usual_ignored, None)
             if result is not None:
                 return result
         return self.__func__(gate, *args, **kwargs)
@@ -583,14 +621,14 @@ cdef class Method:
 
 
 cdef class ElementwiseGate(Gate):
-    cdef object plain(self, pred, target, double* knobs, ignore_index):
+    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
         if (is_plain(pred) and is_plain(target)
                 and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
                 and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
             return self.small(pred, target, knobs, 1,
                               FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
-                              else FL_F32, None)
+                              else FL_F32, None, out)
         return None
 
     def __call__(self, pred, target, tuple knobs=(), per_class=None, *, sample_weight=None,
@@ -601,10 +639,10 @@ cdef class ElementwiseGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and out is None and per_class is None and self.optional_array
+                and per_class is None and self.optional_array
                 and no_threads(num_threads)
                 and (self.plain_mean or self.plain_sum)):
-            result = self.plain(pred, target, values, None)
+            result = self.plain(pred, target, values, None, out)
             if result is not None:
                 return result
         return self.general(
@@ -636,7 +674,7 @@ cdef class RowsGate(Gate):
                 return False
         return True
 
-    cdef object plain(self, pred, target, double* knobs, ignore_index):
+    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
         if ((self.labels or self.lists) and self.neutral(knobs)
                 and is_plain(pred) and (<cnp.ndarray>pred).ndim == 2
                 and type(target) is cnp.ndarray
@@ -649,7 +687,7 @@ cdef class RowsGate(Gate):
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
                 and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
             return self.small(pred, target, knobs, 1, 16 + (<cnp.ndarray>target).itemsize,
-                              ignore_index)
+                              ignore_index, out)
         return None
 
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
@@ -660,15 +698,14 @@ cdef class RowsGate(Gate):
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
         if (sample_weight is None and mask is None and reduction is None
-                and normalizer is None
-                and out is None and class_weight is None and class_mask is None
+                and normalizer is None and class_weight is None and class_mask is None
                 and no_threads(num_threads)
                 and (self.plain_mean or self.plain_sum)
                 and type(label_smoothing) is float and label_smoothing == 0
                 and (ignore_index is None or self.labels
                      and type(ignore_index) is int and -2**62 < ignore_index < 2**62)
                 and type(axis) is int and (axis == -1 or axis == 1)):
-            result = self.plain(pred, target, values, ignore_index)
+            result = self.plain(pred, target, values, ignore_index, out)
             if result is not None:
                 return result
         return self.general(

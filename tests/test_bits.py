@@ -169,12 +169,21 @@ def test_totals_are_exact_sums(loss, layout, n, rng):
 @every_loss
 @pytest.mark.parametrize("shape", [(1,), (320,), (32768,), (32769,)])
 def test_the_short_way_and_the_general(loss, shape, dtype):
-    """Small plain calls go from the gate to the kernel; a given reduction sends them about."""
+    """Small plain calls go from the gate to the kernel, also into arrays that are given; a given
+    reduction sends them about.
+    """
     pred, target = inputs(loss, shape, dtype=dtype)
     for method in METHODS:
         short = results(loss, method, pred, target)
         general = results(loss, method, pred, target, reduction="mean")
         assert all(np.array_equal(short[name], general[name]) for name in short), method
+        if METHODS[method] != "l":
+            outs = tuple(None if name == "l" else np.empty_like(pred) for name in METHODS[method])
+            into = results(loss, method, pred, target, out=outs if len(outs) > 1 else outs[0])
+            assert_same_bits(into, short)
+            assert all(
+                into[name] is out for name, out in zip(into, outs, strict=True) if name != "l"
+            )
 
 
 @every_setting

@@ -28,7 +28,8 @@ isa: str = os.environ.get("FASTLOSS_ISA") or (available or ("baseline",))[0]
 if isa not in ISAS:
     raise ImportError(f"FASTLOSS_ISA={isa!r}: expected one of {', '.join(reversed(ISAS))}")
 if (_why := _refusal(isa)) is not None:
-    raise ImportError(f"fastloss: the instruction set {isa!r} {_why}")
+    _others = ", ".join(available) or "none"
+    raise ImportError(f"FASTLOSS_ISA={isa!r}: it {_why}; available: {_others}")
 
 _module = import_module(f"{__name__}.{isa}")
 DRIVERS: int = _module.DRIVERS

@@ -222,9 +222,13 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     cdef Py_ssize_t i, take, at = row, done = 0
     cdef int bad = 0
     cdef bint keep, inside
-    weights(own, c, row, n)
-    for i in range(n):
-        w[i] = own[i]
+    if c.weight.data or c.mask.data:
+        weights(own, c, row, n)
+        for i in range(n):
+            w[i] = own[i]
+    else:
+        for i in range(n):
+            w[i] = 1
     if c.soft:
         return
     while done < n:

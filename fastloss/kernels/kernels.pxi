@@ -3,7 +3,7 @@
 # its table of drivers.
 from libc.math cimport (
     INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, sqrt, sqrtf)
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 from libc.string cimport memcpy, memset
 
 from fastloss.kernels.call cimport *
