@@ -52,7 +52,7 @@ cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
 
 
 cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssize_t n,
-                      Py_ssize_t col, Py_ssize_t cols) noexcept nogil:
+                      Py_ssize_t col, Py_ssize_t cols, bint stream) noexcept nogil:
     cdef Py_ssize_t take, last, i, stride, done = 0
     while done < n:
         last = op.shape[op.ndim - 1] if op.ndim else 1
@@ -68,8 +68,9 @@ cdef void store_lanes(const fl_operand* op, const T* src, Py_ssize_t row, Py_ssi
             store_halves(op, dst, src + done, stride, take, cols)
         else:
             for i in range(cols):
-                fl_prefetch(dst + (i + SOON) * op.step, stride * take, True)
-                store(dst + i * op.step, src + i * LANES + done, stride, take, op.code, False)
+                if not stream:
+                    fl_prefetch(dst + (i + SOON) * op.step, stride * take, True)
+                store(dst + i * op.step, src + i * LANES + done, stride, take, op.code, stream)
         row += take
         done += take
 
@@ -1052,9 +1053,9 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
                 for i in range(cols if c.order == 2 else 0):
                     hess[i * LANES + lane] = 0
         if c.grad.data:
-            store_lanes(&c.grad, grad, s.row, s.n, at, cols)
+            store_lanes(&c.grad, grad, s.row, s.n, at, cols, c.stream)
         if c.hess.data:
-            store_lanes(&c.hess, hess, s.row, s.n, at, cols)
+            store_lanes(&c.hess, hess, s.row, s.n, at, cols, c.stream)
 
 
 cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:

@@ -108,7 +108,7 @@ cdef void write_terms(fl_call* c, const fl_operand* op, const T* x, Py_ssize_t r
                       Py_ssize_t step, Py_ssize_t steps) noexcept nogil:
     cdef Py_ssize_t col = step * LANES
     if c.lanes:
-        store_lanes(op, x, row, n, step, steps)
+        store_lanes(op, x, row, n, step, steps, False)
     else:
         store(fl_row(op, row) + col * op.step, x, op.step, min(steps * LANES, c.classes - col),
               op.code, c.stream)
