@@ -508,8 +508,8 @@ FL_DEFINE_OUTSIDE(double, f64, )
                                                               ptrdiff_t n, int moderately) {       \
         const T *z = (const T *)b->pred + i, *y = (const T *)b->target + i;                        \
         fl_call *c = b->checks;                                                                    \
-        int ends = c && c->ends_only; /* which are moderate, and may be negative */                \
-        int moderate = moderately && fl_moderate_##S(z, ends ? NULL : y, n);                       \
+        int ends = c && c->ends_only; /* which are moderate */                                     \
+        int moderate = moderately && fl_moderate_##S(z, ends ? NULL : y, n, !c);                   \
         if (c && !(moderate && !ends && c->low <= 0 && c->high == INFINITY && !c->open)            \
             && fl_outside_##S(c, y, b->weight ? (const T *)b->weight + i : NULL, n))               \
             c->bad = 1;                                                                            \

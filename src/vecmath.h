@@ -213,13 +213,14 @@ FL_INLINE double fl_exp_times_moderate_f64(double y, double x, double low) {
     return FL_FMA(fl_exp_rest_f64(r), y, y);
 }
 
-/* Whether n pairs x, y are in that range, y not negative; or, without y, n numbers x. nan is not.
- * Numbers without a sign are in the order of their bits. */
+/* Whether n pairs x, y are in that range, y of both signs if `either`; or, without y, n numbers x. nan
+ * is not. Numbers without a sign are in the order of their bits. */
 #define FL_DEFINE_MODERATE(T, S, U, MASK)                                                          \
     static __attribute__((noinline, unused)) int fl_moderate_##S(const T *x, const T *y,           \
-                                                                 ptrdiff_t n) {                    \
+                                                                 ptrdiff_t n, int either) {        \
         const T limits[3] = {FL_MODERATE, (T)0x1p32, (T)0x1p-32};                                  \
         U limit[3], a, b, most_x = 0, most_y = 0, least_y = (U)-1; /* of y - 1: 0 is the largest */ \
+        U mask = either ? MASK : (U)-1;                                                            \
         memcpy(limit, limits, sizeof limit);                                                       \
         FL_UNROLLED for (ptrdiff_t i = 0; i < n; ++i) {                                            \
             memcpy(&a, x + i, sizeof a);                                                           \
@@ -228,6 +229,7 @@ FL_INLINE double fl_exp_times_moderate_f64(double y, double x, double low) {
         }                                                                                          \
         FL_UNROLLED for (ptrdiff_t i = 0; y && i < n; ++i) {                                       \
             memcpy(&b, y + i, sizeof b);                                                           \
+            b &= mask;                                                                             \
             most_y = b > most_y ? b : most_y;                                                      \
             --b;                                                                                   \
             least_y = b < least_y ? b : least_y;                                                   \

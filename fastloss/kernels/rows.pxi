@@ -877,7 +877,7 @@ cdef inline T two_sum_low(T a, T b, T sum) noexcept nogil:
 
 cdef void log_odds(fl_call* c, Py_ssize_t n, const Rows* s, T* odds, T* low) noexcept nogil:
     # The log-odds against the labels of n rows, (top - label's logit) / temperature + log(sum), in
-    # two parts, which are right to 1e-8 in float too; double takes four times as long.
+    # two parts, which are right to 1e-8 in float too, where double takes twice as long.
     cdef T[LANES] total, total_low
     cdef double[LANES] ahead, rest
     cdef Py_ssize_t i
