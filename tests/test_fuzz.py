@@ -1,0 +1,468 @@
+"""Any call at all: the documented error, or what the formula and the contract say.
+
+A call is put together from a loss's declaration: samples, of which the oracle knows the exact
+numbers; arrays that repeat them in any shape, dtype and layout, with garbage where nothing is read;
+options; a place for the results; and maybe one thing that is wrong. An error must be that of what
+is wrong and leave everything as it was. A result must be within a tolerance that follows the
+numbers on their way: the bound that the loss declares, then each rounding after it.
+
+Each loss has examples of its own, of every run the same, which another loss does not change;
+`--hypothesis-profile=long` tries many others.
+"""
+
+import pickle
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
+
+import fastloss as fl
+import oracle
+from fastloss._general import REDUCTIONS, Quantiles, arithmetic, derivative, floating, readable
+from fastloss._loss import REAL
+from samples import METHODS, every_loss, inputs, reduced, softness
+from test_accuracy import Case, rounding, seeds
+from test_half import HALVES
+
+FLOATS = [*map(np.dtype, "fd"), *HALVES]
+INTEGERS = [*map(np.dtype, "bhiqBHIQ")]
+UNREADABLE = [np.dtype(t) for t in ("g", "D", "O", "U3", "M8[s]") if not readable(np.dtype(t))]
+SEEDS = st.integers(0, 2**32 - 1)
+real = np.longdouble
+
+
+def fuzz(check):
+    """A test of every loss, with examples of its own."""
+
+    def test(loss):
+        run = given(data=st.data())(lambda data: check(loss, data))
+        if settings.default.derandomize:
+            run = seed(zlib.crc32(loss.name.encode()))(run)
+        run()
+
+    test.__name__ = check.__name__
+    return every_loss(test)
+
+
+# Samples, and what is exact of them
+
+
+def limits(dtype):
+    """eps, the smallest normal number, the smallest and the largest."""
+    if dtype.kind == "V":  # bfloat16
+        return real(2.0**-7), real(2.0**-126), real(2.0**-133), (2 - real(2.0**-7)) * 2.0**127
+    about = np.finfo(dtype)
+    return tuple(map(real, (about.eps, about.tiny, about.smallest_subnormal, about.max)))
+
+
+def long(x):
+    """A number of many digits as one of 64 bits."""
+    high = float(x)
+    return real(high) + real(float(x - high)) if np.isfinite(high) else real(high)
+
+
+@np.errstate(all="ignore")
+def exact(case):
+    """Loss, gradient and Hessian of every sample, and how far off each may be; nan: unknown."""
+    loss, n = fl.losses()[case.name], len(case.pred)
+    wide = loss.kind == "rows"
+    eps, tiny, *_ = limits(case.pred.dtype)
+    parts = tuple(np.full(shape, np.nan, real) for shape in (n, case.pred.shape, case.pred.shape))
+    errors = tuple(np.zeros_like(a) for a in parts)
+    bounds = loss.bounds(**case.knobs)
+    for i in range(n):
+        own = {
+            name: knob if wide or not np.ndim(knob) else float(knob[i])
+            for name, knob in case.knobs.items()
+        }
+        rng = np.random.default_rng(0)
+        some = seeds(case.pred[i], case.target[i], rng) if wide else (0,)
+        more, apart = rounding(case, i) if wide else (0, [0])
+        with suppress(oracle.OutOfPrecision):
+            found = oracle.exact(loss, case.pred[i], case.target[i], own, some)
+            numbers = [(0, i, found.loss, found.loss_scale, more)]
+            for j, k in enumerate(some):
+                at = (i, k) if wide else i
+                numbers.append((1, at, found.grad[j], found.grad_scale[j], apart[k]))
+                numbers.append((2, at, found.hess[j], found.hess_scale[j], apart[k]))
+            for part, at, want, scale, more in numbers:
+                parts[part][at] = long(want)
+                size = max(abs(long(want)), long(scale))
+                errors[part][at] = (bounds[part] + more) * eps * size + tiny
+    return parts, errors
+
+
+def cast(x, dtype, domain=REAL, work=np.float64):
+    """x in another dtype, whole in integers; 1, which all domains have, where it leaves its own."""
+    if dtype.kind in "iu":
+        x = np.rint(np.clip(x, max(np.iinfo(dtype).min, -1e9), min(np.iinfo(dtype).max, 1e9)))
+    with np.errstate(all="ignore"):
+        x = x.astype(dtype)
+        return np.where(domain.contains(x.astype(work)), x, dtype.type(1))
+
+
+def scalar_knob(check):
+    """What a number may be that is a knob: those named in formulas, and any."""
+    low, high = max(check.low, -1e3), min(check.high, 1e3)
+    some = map(float, (0, 0.1, 0.5, 1, 2, 3.7, *check.also, low, high))
+    # Not below the smallest normal number: there the gradient of asymmetric_loss by clip is nan.
+    anything = st.floats(low, high, allow_subnormal=False) if low < high else st.nothing()
+    return (st.sampled_from(list(some)) | anything).filter(check.contains)
+
+
+@st.composite
+def knobs_of(draw, loss, n):
+    """Some of a loss's knobs by their declaration; those that are arrays of n numbers."""
+    found = {}
+    for name, knob in loss.knobs.items():
+        if name in ("axis", "ignore_index") or draw(st.booleans()):
+            continue
+        if knob.optional and draw(st.booleans()):
+            found[name] = None
+        elif isinstance(knob.default, bool):
+            found[name] = draw(st.booleans())
+        elif isinstance(knob.check, fl.Interval):
+            found[name] = draw(scalar_knob(knob.check))
+        elif knob.check:
+            found[name] = draw(st.sampled_from(knob.check.words))
+        elif knob.each:
+            each = st.floats(knob.each.low, min(knob.each.high, 3), width=16)
+            alone = loss.kind == "elementwise" and draw(st.booleans())
+            numbers = draw(each if alone else st.lists(each, min_size=n, max_size=n))
+            found[name] = numbers if alone else np.array(numbers)
+        else:
+            kept = draw(st.sets(st.integers(0, n - 1), min_size=1))
+            found[name] = np.isin(np.arange(n), sorted(kept))
+    return found
+
+
+@st.composite
+def cases(draw, loss):
+    """A few samples of a loss, and the dtypes of prediction and target that they are exact in."""
+    wide = loss.kind == "rows"
+    soft = draw(st.sampled_from(softness(loss)))
+    lengths = [*range(1, 7)] * 5 + ([17] if soft else [17, 100])  # the oracle is slow of soft ones
+    classes = draw(st.sampled_from(lengths)) if wide else 0
+    n = 1 if classes > 6 else 3
+    knobs = draw(knobs_of(loss, classes or n))
+    pred_dtype, target_dtype = (draw(st.sampled_from(FLOATS * 3 + INTEGERS)) for _ in range(2))
+    pred, target = inputs(loss, (n,), np.float64, classes, soft, draw(SEEDS))
+    if loss.pred is REAL:
+        pred *= draw(st.sampled_from([1, 1, 1e-3, 8]))
+    pred, work = cast(pred, pred_dtype, loss.pred), arithmetic(pred_dtype)
+    mask = knobs.get("class_mask")
+    if target.dtype.kind != "f":
+        if mask is not None:
+            target = np.flatnonzero(mask)[target % mask.sum()]
+        target_dtype = draw(st.sampled_from([t for t in INTEGERS if t.kind == "i" or not soft]))
+        target = target.astype(target_dtype)
+    else:
+        scalars = [loss.values(knobs)[name] for name in loss.scalars()]
+        target = cast(target, target_dtype, loss.domain_at(scalars), work)
+        if soft and mask is not None:
+            target = np.where(mask, target, target_dtype.type(0))
+        if issubclass(loss._gate, Quantiles) and np.ndim(knobs.get("q")):
+            target = np.repeat(target[:1], n)
+    labels = wide and (not soft or loss.domain.lists)
+    as_read = target if labels else target.astype(work)
+    return Case(loss.name, pred.astype(work), as_read, knobs), pred, target
+
+
+# Arrays
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where an array lies: axes in another order, every step-th entry, off by a byte, swapped."""
+
+    roll: int = 0
+    step: int = 1
+    shift: int = 0
+    swapped: bool = False
+    read_only: bool = False
+
+    def empty(self, shape, dtype):
+        """An array in a larger one, its `base`, of bytes that are all 7."""
+        if self.swapped and dtype.kind in "fiu":
+            dtype = dtype.newbyteorder()
+        axes = np.roll(np.arange(len(shape)), self.roll)
+        room = [shape[i] for i in axes]
+        if room:
+            room[-1] *= abs(self.step)
+        memory = np.full(self.shift + dtype.itemsize * int(np.prod(room)), 7, np.uint8)
+        a = memory[self.shift :].view(dtype).reshape(room)
+        return (a[..., :: self.step] if room else a).transpose(np.argsort(axes))
+
+    def put(self, a):
+        new = self.empty(a.shape, a.dtype)
+        new[...] = a
+        new.flags.writeable = not self.read_only
+        return new
+
+
+PLAIN = Layout()
+layouts = st.just(PLAIN) | st.builds(
+    Layout,
+    roll=st.integers(0, 2),
+    step=st.sampled_from([1, 1, 2, -1, -3]),
+    shift=st.sampled_from([0, 1]),
+    swapped=st.booleans(),
+    read_only=st.booleans(),
+)
+small = st.lists(st.sampled_from([1, 2, 3, 5, 0]), max_size=3).map(tuple)
+
+
+def shapes(classes):
+    """Few samples, or once in a while so many that threads share them."""
+    large = st.just((131_101 // classes,))
+    return st.sampled_from([small] * 99 + [large]).flatmap(lambda x: x)
+
+
+@st.composite
+def weights_of(draw, shape, *, mask):
+    """A weight or a mask of one of the shapes that it may have."""
+    leading = st.integers(0, len(shape)).map(lambda n: shape[:n])
+    ones = st.tuples(*(st.sampled_from([1, n]) for n in shape))
+    own, rng = draw(leading | ones), np.random.default_rng(draw(SEEDS))
+    if mask:
+        return draw(layouts).put(rng.random(own) < 0.7)
+    kind, dtype = draw(st.sampled_from("nuz")), draw(st.sampled_from(FLOATS * 3 + INTEGERS))
+    a = rng.normal(size=own) if kind == "n" else rng.uniform(0.2, 3, own)
+    if kind == "z":
+        a *= rng.random(own) < 0.7
+    return draw(layouts).put(cast(a, dtype))
+
+
+def spread(a, shape):
+    """A weight or mask laid over the shape of the losses."""
+    return np.broadcast_to(a.reshape(a.shape + (1,) * (len(shape) - a.ndim)), shape)
+
+
+# Calls
+
+
+@dataclass
+class Call:
+    """A call, and what is known of its samples."""
+
+    loss: Any
+    method: str
+    pred: np.ndarray
+    target: np.ndarray
+    options: dict
+    bound: set
+    shape: tuple
+    soft: bool
+    parts: tuple = field(repr=False)  # loss, gradient and Hessian of each sample
+    errors: tuple = field(repr=False)  # and how far off they may be
+    out: dict = field(default_factory=dict)  # the array for each result, if there is one
+    given_out: Any = None
+    unknown: dict = field(default_factory=dict)
+    pickled: bool = False
+
+    @property
+    def reduction(self):
+        return self.options.get("reduction", "mean")
+
+    def arrays(self):
+        named = {"pred": self.pred, "target": self.target, **self.options}
+        return {name: a for name, a in named.items() if isinstance(a, np.ndarray)}
+
+    def run(self):
+        loss = self.loss.bind(**{k: v for k, v in self.options.items() if k in self.bound})
+        rest = {k: v for k, v in self.options.items() if k not in self.bound} | self.unknown
+        if self.pickled:
+            again = pickle.loads(pickle.dumps(loss))
+            assert again == loss and hash(again) == hash(loss)
+            loss = again
+        method = getattr(loss, self.method)
+        if self.pickled and self.method != "__call__":
+            method = pickle.loads(pickle.dumps(method))
+        if self.given_out is not None:
+            rest["out"] = self.given_out
+        return method(self.pred, self.target, **rest)
+
+
+@st.composite
+def calls(draw, loss):
+    """A valid call, of which half of all choices are the plain ones."""
+    wide = loss.kind == "rows"
+    case, pred, target = draw(cases(loss))
+    parts, errors = exact(case)
+    knobs = dict(case.knobs)
+    by_column = [name for name, knob in knobs.items() if np.ndim(knob) and not wide]
+    some = shapes(case.pred.shape[1] if wide else 1)
+    shape = draw(some.filter(len) if by_column else some)
+    rng = np.random.default_rng(draw(SEEDS))
+    index = rng.integers(len(pred), size=shape[-1:] if by_column else shape)
+    for name in by_column:
+        knobs[name] = knobs[name][index]
+    for name, knob in knobs.items():
+        if np.ndim(knob):
+            knobs[name] = draw(layouts).put(knob) if draw(st.booleans()) else knob.tolist()
+    index = np.broadcast_to(index, shape)
+    parts, errors = (tuple(np.array(a[index]) for a in of) for of in (parts, errors))
+    soft = np.ndim(target) == np.ndim(pred)
+    pred, target = np.array(pred[index]), np.array(target[index])
+    options = {}
+    keep = np.ones(shape, bool)
+    if draw(st.booleans()):
+        options["sample_weight"] = draw(weights_of(shape, mask=False))
+        keep &= spread(options["sample_weight"].astype(float), shape) != 0
+    if draw(st.booleans()):
+        options["mask"] = draw(weights_of(shape, mask=True))
+        keep &= spread(options["mask"], shape)
+    if "ignore_index" in loss.knobs and not soft and draw(st.booleans()):
+        options["ignore_index"] = ignored = draw(st.sampled_from([-100, -1, 0, 1, 255, 2**40]))
+        if np.iinfo(target.dtype).min <= ignored <= np.iinfo(target.dtype).max:
+            target[rng.random(shape) < 0.3] = ignored
+        keep &= target != ignored
+        options["ignore_index"] = ignored
+    quantiles = issubclass(loss._gate, Quantiles) and by_column
+    garbage = [np.nan, np.inf, -np.inf, -7.0, 300.0]
+    if floating(pred.dtype):
+        pred[~keep] = rng.choice(garbage)
+    if not quantiles and "ignore_index" not in options:
+        nonsense = {"i": [-3, 100], "u": [100, 200]}.get(target.dtype.kind, garbage)
+        target[~keep] = rng.choice(nonsense)
+    if floating(pred.dtype) and draw(st.integers(0, 5)) == 0:
+        wild = keep & (rng.random(shape) < 0.3)
+        pred[wild] = rng.choice([np.nan, np.inf, -np.inf, 60000.0])
+        for a in parts:
+            a[wild] = np.nan
+    if quantiles:
+        target = target[..., 0] if shape[-1] else np.zeros(shape[:-1], target.dtype)
+    if wide:
+        axis = draw(st.sampled_from([-1, -1, *range(-len(shape) - 1, len(shape) + 1)]))
+        if axis != -1 or draw(st.booleans()):
+            options["axis"] = axis
+        pred = np.moveaxis(pred, -1, axis)
+        target = np.moveaxis(target, -1, axis) if soft else target
+        parts, errors = (
+            (of[0], *(np.moveaxis(a, -1, axis) for a in of[1:])) for of in (parts, errors)
+        )
+    pred, target = draw(layouts).put(pred), draw(layouts).put(target)
+    if draw(st.booleans()):
+        options["reduction"] = draw(st.sampled_from(REDUCTIONS))
+    if options.get("reduction", "mean") == "mean" and draw(st.booleans()):
+        options["normalizer"] = draw(st.sampled_from([7, 0.3, np.float32(2.5)]))
+    if draw(st.booleans()):
+        options["num_threads"] = draw(st.sampled_from([None, 1, 2, 7]))
+    options |= knobs
+    bindable = [k for k in options if k in loss.knobs or k in ("reduction", "num_threads")]
+    bound = draw(st.sets(st.sampled_from(bindable))) if bindable and draw(st.booleans()) else set()
+    method = draw(st.sampled_from([*METHODS, "normalizer"]))
+    call = Call(loss, method, pred, target, options, bound, shape, soft, parts, errors)
+    call.pickled = draw(st.booleans())
+    if method != "normalizer" and draw(st.booleans()):
+        draw(outs(call))
+    return call
+
+
+@st.composite
+def outs(draw, call):
+    """Give the call arrays for some of its results."""
+    for result in METHODS[call.method]:
+        if (result == "l" and call.reduction != "none") or draw(st.booleans()):
+            call.out[result] = None
+        elif result == "g" and floating(call.pred.dtype) and draw(st.booleans()):
+            call.pred.flags.writeable = True
+            call.out[result] = call.pred
+        else:
+            shape = call.shape if result == "l" else call.pred.shape
+            call.out[result] = draw(layouts).empty(shape, draw(st.sampled_from(FLOATS)))
+    call.given_out = tuple(call.out.values())
+    bare = METHODS[call.method] in ("g", "lg") and call.given_out[0] is None
+    if METHODS[call.method] == "g" or bare:
+        call.given_out = call.given_out[-1] if draw(st.booleans()) else call.given_out
+
+
+@np.errstate(all="ignore")
+def tolerated(call):
+    """`{"l": (loss, error), ...}`: what must come back, and how far off it may be."""
+    loss, options = call.loss, dict(call.options)
+    knobs = {k: options.pop(k) for k in loss.knobs if k in options}
+    if "normalizer" in options:
+        options["normalizer"] = float(options["normalizer"])
+    options.pop("num_threads", None)
+    args = loss, call.pred, call.target
+    eps, tiny, *_ = limits(arithmetic(call.pred.dtype))
+    want = reduced(*args, call.parts, **options, **knobs)
+    # Of all sizes: weights are rounded, and multiplied by those of their class.
+    weight = options.pop("sample_weight", None)
+    options["sample_weight"] = None if weight is None else abs(weight.astype(float))
+    sizes = tuple(map(abs, call.parts))
+    count = 2 * eps * reduced(*args, sizes, **options, **knobs)["n"]
+    unsure = 0
+    if call.reduction == "mean" and not options.get("normalizer"):
+        if want["n"] == 0:
+            return {name: (x, 0 * x) for name, x in want.items()} | {"n": (want["n"], count)}
+        unsure = count / abs(want["n"])
+        options["normalizer"] = float(abs(want["n"]))
+    size = reduced(*args, sizes, **options, **knobs)
+    error = reduced(*args, call.errors, **options, **knobs)
+    # Products that are too small, by a unit that may be large.
+    normalizer = options.get("normalizer") or 1
+    least = tiny * (1 + 1 / real(normalizer))
+    found = {}
+    for name, roundings in (("l", 1 * eps), ("g", 2 * eps), ("h", 2 * eps)):
+        a = error[name] + (roundings + 2.0**-50 + unsure) * size[name]
+        if name == "l" and call.reduction != "none":
+            a = a + least * max(1, np.size(call.parts[0]))
+        else:
+            a = np.where(size[name] == 0, np.where(error[name] == 0, 0, a + least), a + least)
+        found[name] = want[name], a
+    return found | {"n": (want["n"], count)}
+
+
+def assert_within(name, got, want, error, dtype):
+    """As near as it may be, after it was rounded to this dtype."""
+    eps, _, least, largest = limits(dtype)
+    got = np.asarray(got).astype(real)
+    with np.errstate(all="ignore"):
+        error = error + eps / 2 * abs(want) + np.where(error == 0, 0, least)
+        near = [np.clip(a, -largest, largest) for a in (got, want)]
+        right = (abs(near[0] - near[1]) <= error) | np.isnan(want)
+    assert right.all(), (
+        f"{name}: {got[~right][:3]}, expected {np.asarray(want)[~right][:3]} +- "
+        f"{np.broadcast_to(error, got.shape)[~right][:3]}"
+    )
+
+
+def bytes_of(arrays):
+    return [(a.base if a.base is not None else a).tobytes() for a in arrays]
+
+
+@fuzz
+def test_a_result_is_the_formulas(loss, data):
+    call = data.draw(calls(loss))
+    wanted = tolerated(call)
+    work = arithmetic(call.pred.dtype)
+    like = {"l": work, "g": derivative(call.pred.dtype), "h": derivative(call.pred.dtype)}
+    left = [a for a in call.arrays().values() if a is not call.out.get("g")]
+    before = bytes_of(left)
+    returned = call.run()
+    assert bytes_of(left) == before
+    names = METHODS.get(call.method, "n")
+    found = dict(zip(names, returned if len(names) > 1 else (returned,), strict=True))
+    for name, got in found.items():
+        want, error = wanted[name]
+        if name == "n" or (name == "l" and call.reduction != "none"):
+            assert type(got) is float
+            dtype = np.dtype(float)
+        else:
+            assert got.shape == (call.shape if name == "l" else call.pred.shape)
+            if call.out.get(name) is not None:
+                assert got is call.out[name]
+            else:
+                assert got.dtype == like[name] and got.dtype.isnative
+            dtype = got.dtype.newbyteorder("=") if got.dtype.kind == "f" else got.dtype
+        assert_within(name, got, want, error, dtype)
+    for a in call.out.values():
+        if a is not None:
+            a[...] = np.full(a.itemsize, 7, np.uint8).view(a.dtype)[0]
+            assert (a.base == 7).all(), "written beside `out`"
