@@ -10,12 +10,12 @@ settings.register_profile(
     derandomize=True,
     database=None,
     deadline=None,
-    max_examples=30,
+    max_examples=25,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )
 settings.register_profile(
-    "long", settings.get_profile("short"), derandomize=False, max_examples=3000
+    "long", settings.get_profile("short"), derandomize=False, max_examples=2500
 )
 settings.load_profile("short")
 

@@ -10,23 +10,27 @@ Each loss has examples of its own, of every run the same, which another loss doe
 `--hypothesis-profile=long` tries many others.
 """
 
+import itertools
+import math
 import pickle
 import zlib
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, seed, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 import fastloss as fl
 import oracle
 from fastloss._general import REDUCTIONS, Quantiles, arithmetic, derivative, floating, readable
 from fastloss._loss import REAL
-from samples import METHODS, every_loss, inputs, reduced, softness
+from samples import LOSSES, METHODS, every_loss, inputs, naive, reduced, softness
 from test_accuracy import Case, rounding, seeds
+from test_contract import assert_contract
 from test_half import HALVES
 
 FLOATS = [*map(np.dtype, "fd"), *HALVES]
@@ -681,3 +685,183 @@ def test_a_mistake_is_its_error_and_nothing_is_written(loss, data):
         except BaseException as failure:
             failure.add_note(f"of {call}")
             raise
+
+
+# Equivalences
+
+
+class Batch(NamedTuple):
+    """Up to 40 samples, or rows of elements where a knob is an array."""
+
+    loss: Any
+    pred: np.ndarray
+    target: np.ndarray
+    knobs: dict
+
+    def results(self, index=slice(None), **options):
+        return self.loss.value_grad_hess(
+            self.pred[index], self.target[index], **self.knobs, **options
+        )
+
+    def count(self, index=slice(None), **options):
+        return self.loss.normalizer(self.pred[index], self.target[index], **self.knobs, **options)
+
+    def unit(self, reduction="mean", **options):
+        """The sum or mean of the absolute losses, which the error of theirs is relative to."""
+        each = self.loss(self.pred, self.target, reduction="none", **self.knobs, **options)
+        with np.errstate(all="ignore"):
+            count = real(self.count(**options) if reduction == "mean" else 1)
+            return np.sum(abs(each), dtype=real) / count
+
+    def near(self, got, want, unit):
+        """Whether totals are the same but for 2^-50 of their unit, or are none."""
+        with np.errstate(all="ignore"):
+            return got == want or abs(got - want) <= 2.0**-50 * unit or not np.isfinite(want)
+
+
+@st.composite
+def batches(draw, loss):
+    case, pred, target = draw(cases(loss))
+    rng, n = np.random.default_rng(draw(SEEDS)), draw(st.integers(1, 40))
+    if loss.kind == "elementwise" and any(np.ndim(knob) for knob in case.knobs.values()):
+        target = target[:1] if issubclass(loss._gate, Quantiles) else target[None]
+        return Batch(loss, np.repeat(pred[None], n, 0), np.repeat(target, n, 0), case.knobs)
+    index = rng.integers(len(pred), size=n)
+    return Batch(loss, pred[index], target[index], case.knobs)
+
+
+# Weights are of few bits, as the knobs that are arrays are: so counts are exact, and derivatives
+# have the same bits.
+
+
+@fuzz(0.3)
+def test_rows_that_are_left_out_are_not_there(loss, data):
+    batch = data.draw(batches(loss))
+    n, rng = len(batch.pred), np.random.default_rng(data.draw(SEEDS))
+    keep, weight = rng.random(n) < 0.6, rng.integers(1, 4, n) / 2
+    ways = [(batch, {"mask": keep, "sample_weight": weight})]
+    ways.append((batch, {"sample_weight": weight * keep}))
+    if "ignore_index" in loss.knobs and batch.target.ndim < batch.pred.ndim:
+        ignored = batch._replace(target=np.where(keep, batch.target, batch.target.dtype.type(101)))
+        ways.append((ignored, {"ignore_index": 101, "sample_weight": weight}))
+    for reduction in ("mean", "sum", "none"):
+        want = batch.results(keep, sample_weight=weight[keep], reduction=reduction)
+        for whole, way in ways:
+            value, *derivatives = whole.results(**way, reduction=reduction)
+            if reduction == "none":
+                assert not value[~keep].any()
+                assert_array_equal(value[keep], want[0])
+            else:
+                assert whole.near(value, want[0], whole.unit(reduction, **way))
+            for got, of_kept in zip(derivatives, want[1:], strict=True):
+                assert not got[~keep].astype(np.float32).any()
+                assert_array_equal(got[keep], of_kept)
+
+
+@fuzz(0.3)
+def test_a_batch_may_be_split(loss, data):
+    batch = data.draw(batches(loss))
+    n, rng = len(batch.pred), np.random.default_rng(data.draw(SEEDS))
+    weight, mask = rng.integers(16, size=n) / 8, rng.random(n) < 0.8
+    cuts = sorted(data.draw(st.lists(st.integers(0, n), max_size=5)))
+    parts = [slice(a, b) for a, b in itertools.pairwise([0, *cuts, n])]
+    ways = [{"sample_weight": weight[part], "mask": mask[part]} for part in parts]
+    value, *derivatives = batch.results(sample_weight=weight, mask=mask)
+    counts = [batch.count(part, **way) for part, way in zip(parts, ways, strict=True)]
+    total = math.fsum(counts)
+    if not total:
+        return
+    found = [
+        batch.results(part, **way, normalizer=total) for part, way in zip(parts, ways, strict=True)
+    ]
+    unit = batch.unit(sample_weight=weight, mask=mask)
+    assert batch.near(sum(part[0] for part in found), value, unit)
+    for got, whole in zip(zip(*found, strict=True), [value, *derivatives], strict=True):
+        if np.ndim(whole):
+            assert_array_equal(np.concatenate(got), whole)
+    meters = fl.LossMeter(), fl.LossMeter()
+    for i, (part, way, count) in enumerate(zip(parts, ways, counts, strict=True)):
+        meters[i % 2].update(batch.results(part, **way)[0], count)
+    assert batch.near((meters[0] + meters[1]).mean, value, unit)
+
+
+@fuzz(0.3)
+def test_a_weight_of_2_is_the_row_twice(loss, data):
+    batch = data.draw(batches(loss))
+    n, rng = len(batch.pred), np.random.default_rng(data.draw(SEEDS))
+    weight = rng.integers(3, size=n)
+    twice = np.repeat(np.arange(n), weight)
+    for reduction in ("mean", "sum"):
+        value, *derivatives = batch.results(sample_weight=weight, reduction=reduction)
+        other, *repeated = batch.results(twice, reduction=reduction)
+        assert batch.near(value, other, batch.unit(reduction, sample_weight=weight))
+        for got, of_one in zip(derivatives, repeated, strict=True):
+            factor = weight[twice].reshape(-1, *[1] * (got.ndim - 1)).astype(got.dtype)
+            if got.itemsize > 2:  # halves are often below the smallest normal number
+                least = np.finfo(got.dtype).tiny
+                assert_allclose(got[twice], of_one * factor, rtol=0, atol=least)
+
+
+@fuzz(0.3)
+def test_a_mask_of_true_and_a_weight_of_1_change_no_bit(loss, data):
+    batch = data.draw(batches(loss))
+    ones = np.ones(len(batch.pred))
+    want = batch.results(reduction="none")
+    for way in ({"mask": ones > 0}, {"sample_weight": ones}, {"sample_weight": 1}):
+        for got, plain in zip(batch.results(**way, reduction="none"), want, strict=True):
+            assert got.tobytes() == plain.tobytes(), way
+
+
+def shift_free(loss, case):
+    """Whether the formula says that one number added to a row of scores changes nothing."""
+    rows = np.random.default_rng(0).normal(size=case.pred.shape).astype(real)
+    with np.errstate(all="ignore"):
+        one, other = (naive(loss, z, case.target, **case.knobs) for z in (rows, rows + 1))
+    return np.allclose(one, other, 1e-15, 1e-15)
+
+
+@fuzz(0.3)
+def test_scores_shifted_together_change_nothing(loss, data):
+    """Nor is there a gradient along such a shift."""
+    if loss.kind != "rows":
+        return
+    case, _, _ = data.draw(cases(loss))
+    case = case._replace(pred=np.rint(case.pred * 256) / case.pred.dtype.type(256))
+    if case.pred.shape[1] > 16 or loss.pred is not REAL or not shift_free(loss, case):
+        return
+    parts, errors = exact(case)
+    for shift in (0, 1, -37, 500):  # exact in float32: of 1/256 and below 1024
+        found = loss.value_grad_hess(
+            case.pred + case.pred.dtype.type(shift), case.target, reduction="none", **case.knobs
+        )
+        for got, want, error in zip(found, parts, errors, strict=True):
+            assert_within(f"shifted by {shift}", got, want, error, got.dtype)
+        with np.errstate(all="ignore"):
+            along, error = found[1].sum(1, dtype=real), errors[1].sum(1)
+        assert_within("sum of the gradient", along, 0 * parts[1].sum(1), error, found[1].dtype)
+
+
+@pytest.mark.parametrize("loss", [x for x in LOSSES if x.kind == "rows"], ids=lambda x: x.name)
+def test_every_combination_of_options_is_the_formula(loss):
+    """Class weights, smoothing, ignored labels, a class mask, weights and a mask."""
+    rng = np.random.default_rng(0)
+    options = {"sample_weight": rng.uniform(0.5, 2, 6), "mask": rng.random((6, 2)) < 0.7}
+    for name, knob in loss.knobs.items():
+        if knob.each:
+            options[name] = np.array([1.0, 0.5, 2.0, 0.25])
+        elif name.endswith("_mask"):
+            options[name] = np.array([True, True, False, True])
+        elif name == "ignore_index":
+            options[name] = 1
+        elif not knob.scalar and knob.check:
+            options[name] = 0.3
+    for soft in softness(loss):
+        pred, target = inputs(loss, (6, 2), soft=soft)
+        for chosen in itertools.product([False, True], repeat=len(options)):
+            given = {name: options[name] for name in itertools.compress(options, chosen)}
+            if soft and "ignore_index" in given:
+                continue
+            y = target
+            if "class_mask" in given:
+                y = target * given["class_mask"] if soft else np.where(target == 2, 0, target)
+            assert_contract(loss, pred, y, **given)
