@@ -42,8 +42,9 @@ real = np.longdouble
 KNOWN = {
     # nan of a subnormal one
     ("asymmetric_loss", "clip"): fl.Interval(2.0**-1022, 1, also=(0,)),
-    # a gradient of nan where the inverse is inf in float32
-    ("kl_div_with_logits", "temperature"): fl.Interval(2.0**-126),
+    # a Hessian of nan at 1e-15 in float32 and 1e-145 in float64
+    ("kl_div_with_logits", "temperature"): fl.Interval(1e-12),
+    # in float32 a gradient of nan where the inverse is inf
     ("js_divergence_with_logits", "temperature"): fl.Interval(2.0**-126),
     # the error grows with gamma, the declared bound does not: at 30 it is 9 ulp
     ("softmax_focal_loss", "gamma"): fl.Interval(0, 10),
@@ -734,6 +735,12 @@ def batches(draw, loss):
 # have the same bits.
 
 
+def assert_same(got, want):
+    """Of halves too, of which NumPy does not know every nan."""
+    assert got.dtype == want.dtype
+    assert_array_equal(got.astype(float), want.astype(float))
+
+
 @fuzz(0.3)
 def test_rows_that_are_left_out_are_not_there(loss, data):
     batch = data.draw(batches(loss))
@@ -750,12 +757,12 @@ def test_rows_that_are_left_out_are_not_there(loss, data):
             value, *derivatives = whole.results(**way, reduction=reduction)
             if reduction == "none":
                 assert not value[~keep].any()
-                assert_array_equal(value[keep], want[0])
+                assert_same(value[keep], want[0])
             else:
                 assert whole.near(value, want[0], whole.unit(reduction, **way))
             for got, of_kept in zip(derivatives, want[1:], strict=True):
                 assert not got[~keep].astype(np.float32).any()
-                assert_array_equal(got[keep], of_kept)
+                assert_same(got[keep], of_kept)
 
 
 @fuzz(0.3)
@@ -778,7 +785,7 @@ def test_a_batch_may_be_split(loss, data):
     assert batch.near(sum(part[0] for part in found), value, unit)
     for got, whole in zip(zip(*found, strict=True), [value, *derivatives], strict=True):
         if np.ndim(whole):
-            assert_array_equal(np.concatenate(got), whole)
+            assert_same(np.concatenate(got), whole)
     meters = fl.LossMeter(), fl.LossMeter()
     for i, (part, way, count) in enumerate(zip(parts, ways, counts, strict=True)):
         meters[i % 2].update(batch.results(part, **way)[0], count)
@@ -820,7 +827,7 @@ def shift_free(loss, case):
     return np.allclose(one, other, 1e-15, 1e-15)
 
 
-@fuzz(0.3)
+@fuzz(0.6)
 def test_scores_shifted_together_change_nothing(loss, data):
     """Nor is there a gradient along such a shift."""
     if loss.kind != "rows":
