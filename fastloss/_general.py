@@ -391,7 +391,8 @@ def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
             done[name] = np.array(_class_mask(loss.name, value))
             done[name].flags.writeable = False
         else:
-            done[name] = np.array(per_class_array(loss, name, value))
+            # Of one dtype and byte order, so that what is alike is equal, unpickled too.
+            done[name] = np.array(per_class_array(loss, name, value), np.float64)
             done[name].flags.writeable = False
     return done
 

@@ -2,6 +2,22 @@
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Of every run the same examples; `--hypothesis-profile=long` tries a hundred times as many others.
+settings.register_profile(
+    "short",
+    derandomize=True,
+    database=None,
+    deadline=None,
+    max_examples=25,
+    report_multiple_bugs=False,
+    suppress_health_check=list(HealthCheck),
+)
+settings.register_profile(
+    "long", settings.get_profile("short"), derandomize=False, max_examples=2500
+)
+settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(items):

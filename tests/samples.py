@@ -184,11 +184,26 @@ def derivatives(loss, pred, target, **knobs):
     return value, grad, hess
 
 
-def expected(
-    loss, pred, target, *, sample_weight=None, mask=None, reduction="mean", normalizer=None, **knobs
-):
+def expected(loss, pred, target, **options):
     """`{"l": loss, "g": gradient, "h": Hessian, "n": the mean's denominator}` by the contract."""
-    value, grad, hess = derivatives(loss, pred, target, **knobs)
+    own = {name: value for name, value in options.items() if name in loss.knobs}
+    return reduced(loss, pred, target, derivatives(loss, pred, target, **own), **options)
+
+
+def reduced(
+    loss,
+    pred,
+    target,
+    parts,
+    *,
+    sample_weight=None,
+    mask=None,
+    reduction="mean",
+    normalizer=None,
+    **knobs,
+):
+    """What `expected` says, of the loss, gradient and Hessian of every sample."""
+    value, grad, hess = parts
     weight = np.ones(value.shape)
     for given in (sample_weight, mask):
         if given is not None:
@@ -201,9 +216,10 @@ def expected(
         total = np.sum(weight * of_class)
     else:
         total = np.sum(weight)
+    length = value.shape[0] if value.ndim else 1
     scale = {
         "mean": 1 / normalizer if normalizer else (1 / total if total else np.nan),
-        "batchmean": 1 / len(pred) if len(pred) else np.nan,
+        "batchmean": 1 / length if length else np.nan,
     }.get(reduction, 1.0)
     spread = weight if loss.kind == "elementwise" else np.expand_dims(weight, knobs.get("axis", -1))
     value, grad, hess = (

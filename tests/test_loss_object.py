@@ -195,6 +195,8 @@ def test_equality_and_hash():
     again = fl.cross_entropy.bind(ignore_index=2, class_weight=np.arange(1.0, 5.0))
     assert again == BOUND["array"] and hash(again) == hash(BOUND["array"])
     assert fl.huber_loss.bind(delta=2) == fl.huber_loss.bind(delta=2.0)
+    swapped = fl.cross_entropy.bind(class_weight=np.arange(1, 5, dtype=">i4"), ignore_index=2)
+    assert pickle.loads(pickle.dumps(swapped)) == swapped == again
 
 
 @pytest.mark.parametrize("loss", [*LOSSES, *BOUND.values()], ids=repr)
