@@ -236,6 +236,8 @@ cdef class Job:
         self.kept.append(array)
         op.data = <char*>cnp.PyArray_DATA(array)
         op.code = code_of(array.dtype)
+        if op.code in (FL_F32, FL_F64) and not cnp.PyArray_ISALIGNED(array):
+            op.code += FL_UNALIGNED
         outer = array.ndim - (1 if matrix else 0)
         for i in range(outer):
             shape = array.shape[i]
