@@ -69,7 +69,7 @@ typedef struct fl_call {
     int form; /* of rows of terms */
     int spread; /* of rows: labels are treated as the probabilities they stand for */
     int divergence, target_logits; /* of rows: the targets are distributions, given by logits */
-    int bad; /* set (atomically) by a range that met a target out of its domain */
+    _Atomic int bad; /* set by a range that met a target out of its domain */
 } fl_call;
 
 /* What the terms of a row are (the driver `terms`); the names in fastloss/_gate.pyx are in this
