@@ -44,6 +44,7 @@ cdef extern from *:
     int64_t fl_milliseconds() nogil
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
     int fl_peek(int*) nogil
+    Py_ssize_t fl_peek_at "fl_peek" (Py_ssize_t*) nogil
     void fl_raise(int*) nogil
 
 cdef fl_drivers* DRIVERS = <fl_drivers*><size_t>kernels.DRIVERS
@@ -236,6 +237,8 @@ cdef class Job:
         self.kept.append(array)
         op.data = <char*>cnp.PyArray_DATA(array)
         op.code = code_of(array.dtype)
+        if op.code in (FL_F32, FL_F64) and not cnp.PyArray_ISALIGNED(array):
+            op.code += FL_UNALIGNED
         outer = array.ndim - (1 if matrix else 0)
         for i in range(outer):
             shape = array.shape[i]
@@ -283,7 +286,7 @@ cdef class Job:
         cdef int64_t last
         cdef char* memory = NULL
         cdef fl_workspace* ws
-        if self.claimed >= self.call.ranges:
+        if fl_peek_at(&self.claimed) >= self.call.ranges:  # others may be claiming
             return
         ws = workspace(self.scratch, &memory)
         try:

@@ -18,9 +18,10 @@
 #include "vecmath.h"
 
 /* An operand's element type: bytes + 16 (0 unsigned, 1 signed, 2 floating, 3 bfloat16) + 64 if
- * byte-swapped. */
+ * byte-swapped; + 128 for floats and doubles that C may not read where they lie, but copied. */
 enum { FL_U8 = 1, FL_U16 = 2, FL_U32 = 4, FL_U64 = 8, FL_I8 = 17, FL_I16 = 18, FL_I32 = 20,
-       FL_I64 = 24, FL_F16 = 34, FL_F32 = 36, FL_F64 = 40, FL_BF16 = 50, FL_SWAPPED = 64 };
+       FL_I64 = 24, FL_F16 = 34, FL_F32 = 36, FL_F64 = 40, FL_BF16 = 50, FL_SWAPPED = 64,
+       FL_UNALIGNED = 128 };
 
 typedef struct {
     char *data; /* NULL: absent */
@@ -68,7 +69,7 @@ typedef struct fl_call {
     int form; /* of rows of terms */
     int spread; /* of rows: labels are treated as the probabilities they stand for */
     int divergence, target_logits; /* of rows: the targets are distributions, given by logits */
-    int bad; /* set (atomically) by a range that met a target out of its domain */
+    _Atomic int bad; /* set by a range that met a target out of its domain */
 } fl_call;
 
 /* What the terms of a row are (the driver `terms`); the names in fastloss/_gate.pyx are in this
@@ -179,7 +180,7 @@ FL_DEFINE_LOAD_HALF(f64, double)
             memcpy(dst, src, (size_t)n * sizeof(T));                                               \
             return;                                                                                \
         }                                                                                          \
-        switch (code) {                                                                            \
+        switch (code & ~FL_UNALIGNED) {                                                            \
             FL_LOAD_CASE(FL_U8, T, uint8_t, uint8_t, FL_SWAP1, FL_CAST)                            \
             FL_LOAD_CASE(FL_I8, T, int8_t, uint8_t, FL_SWAP1, FL_CAST)                             \
             FL_LOAD_CASES(FL_U16, T, uint16_t, uint16_t, 2, FL_CAST)                               \
@@ -277,7 +278,7 @@ FL_DEFINE_STORE_HALF(f64, double)
                 memcpy(dst, src, (size_t)n * sizeof(T));                                           \
             return;                                                                                \
         }                                                                                          \
-        switch (code) {                                                                            \
+        switch (code & ~FL_UNALIGNED) {                                                            \
             FL_STORE_CASE(FL_F32, float, uint32_t, FL_SWAP1)                                       \
             FL_STORE_CASE(FL_F64, double, uint64_t, FL_SWAP1)                                      \
             FL_STORE_CASE(FL_F32 + FL_SWAPPED, float, uint32_t, FL_SWAP4)                          \

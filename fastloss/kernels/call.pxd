@@ -17,6 +17,7 @@ cdef extern from "call.h" nogil:
         FL_F64
         FL_BF16
         FL_I64
+        FL_UNALIGNED
         FL_TERMS
         FL_MEANS
         FL_DIVERGENCE
