@@ -20,7 +20,7 @@ cdef struct Rows:
     void* e
     int64_t[LANES] y
     double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
-    double[LANES] dot, mass, loss, first, second
+    double[LANES] dot, mass, odds, odds_low, loss, first, second
     double[LANES] target_top, target_sum  # of target logits
     double[LANES] kept  # classes, with a class mask and smoothing
 
@@ -869,52 +869,11 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
             s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
 
 
-cdef inline T two_sum_low(T a, T b, T sum) noexcept nogil:
-    # What the rounding of a + b lost.
-    cdef T part = sum - a
-    return (a - (sum - part)) + (b - part)
-
-
-cdef void log_odds(fl_call* c, Py_ssize_t n, const Rows* s, T* odds, T* low) noexcept nogil:
-    # The log-odds against the labels of n rows, (top - label's logit) / temperature + log(sum), in
-    # two parts, which are right to 1e-8 in float too, where double takes twice as long.
-    cdef T[LANES] total, total_low
-    cdef double[LANES] ahead, rest
-    cdef Py_ssize_t i
-    cdef double x, part, lost
-    cdef T log_sum, log_low, sum
-    for i in range(n):
-        ahead[i] = s.top[i] - s.label_logit[i]
-        rest[i] = 0  # of floats: double has the digits of their difference
-        if T is double:
-            rest[i] = two_sum_low(s.top[i], -s.label_logit[i], ahead[i])
-    for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
-        part = ahead[i] / c.temperature
-        x = part * c.temperature
-        lost = rest[i] + ((ahead[i] - x) - fl_product_low_f64(part, c.temperature, x))
-        ahead[i] = part
-        rest[i] = lost / c.temperature
-    for i in range(n):
-        odds[i] = <T>ahead[i]
-        low[i] = <T>(rest[i] + (ahead[i] - odds[i]))
-        total[i] = <T>s.sum[i]
-        total_low[i] = <T>(s.sum[i] - total[i])
-    for i in range(n):
-        log_sum = log_pair(total[i], total_low[i], &log_low)
-        sum = odds[i] + log_sum
-        low[i] += log_low + two_sum_low(odds[i], log_sum, sum)
-        odds[i] = sum
-    for i in range(n):
-        odds[i] = <T>NAN if s.label_logit[i] == INFINITY else odds[i]
-        low[i] = low[i] if low[i] == low[i] else 0  # beyond the finite numbers
-
-
-cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
+cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
-    cdef T[LANES] odds, odds_low, loss, first, second
     cdef Py_ssize_t i
-    cdef double log_sum = 0
+    cdef double ahead, log_sum = 0, odds, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
@@ -936,25 +895,38 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
                 s.first[i] += s.second[i] * log_sum
                 s.loss[i] += 0.5 * s.second[i] * log_sum * log_sum
         return
-    log_odds(c, n, s, odds, odds_low)
+    for i in range(n):  # the log-odds against the label, in two parts
+        ahead = s.top[i] - s.label_logit[i]
+        part = ahead - s.top[i]
+        s.odds[i] = ahead
+        s.odds_low[i] = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+    for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
+        part = s.odds[i] / c.temperature
+        low = part * c.temperature
+        rest = s.odds_low[i] + ((s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low))
+        s.odds[i] = part
+        s.odds_low[i] = rest / c.temperature
+    for i in range(n):
+        ahead = s.odds[i]
+        log_sum = fl_log_f64(s.sum[i])
+        odds = ahead + log_sum
+        low = odds - ahead
+        low = (ahead - (odds - low)) + (log_sum - low)
+        low += s.odds_low[i]
+        s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
+        s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
     memset(&b, 0, sizeof(b))
-    b.pred = odds
-    b.target = b.extra = odds_low
-    b.loss = loss
-    b.grad = first
-    b.hess = second
+    b.pred = s.odds
+    b.target = b.extra = s.odds_low
+    b.loss = s.loss
+    b.grad = s.first
+    b.hess = s.second
     b.knobs = c.knobs
     b.scale = 1
     b.n = n
-    b.wide = T is double
+    b.wide = True
     b.order = c.order
     c.block(&b)
-    for i in range(n):
-        s.loss[i] = loss[i]
-    for i in range(n if c.order > 0 else 0):
-        s.first[i] = first[i]
-    for i in range(n if c.order > 1 else 0):
-        s.second[i] = second[i]
 
 
 cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j, Py_ssize_t n,
@@ -1152,7 +1124,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
                 s.sum[j] = 1
-        judge(c, s.n, s, tag)
+        judge(c, s.n, s)
         for j in range(s.n):
             s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
             loss[j] = <T>s.loss[j]
@@ -1249,7 +1221,7 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
         s.sum[0] = 1
     else:
         merge_tiles(c, c.sums + 4 * (index - tile), &s)
-    judge(c, 1, &s, tag)
+    judge(c, 1, &s)
     s.loss[0] = 0 if s.w[0] == 0 else s.loss[0] * s.w[0]
     c.partial[index] = s.loss[0] if tile == 0 else 0
     loss = <T>s.loss[0]
