@@ -5,6 +5,7 @@ set the compiler has; which are built is said, and a set that the compiler has b
 compile fails the build.
 """
 
+import multiprocessing
 import os
 import platform
 import shlex
@@ -104,7 +105,14 @@ DIRECTIVES = {
     "freethreading_compatible": True,
 }
 
+# The modules side by side, here where a process is a copy: another would run this file again.
+copies = multiprocessing.get_start_method() == "fork"
 setup(
-    ext_modules=cythonize(extensions(), build_dir="build", compiler_directives=DIRECTIVES),
-    options={"build_ext": {"parallel": os.cpu_count()}},  # the modules side by side
+    ext_modules=cythonize(
+        extensions(),
+        nthreads=os.cpu_count() if copies else 0,
+        build_dir="build",
+        compiler_directives=DIRECTIVES,
+    ),
+    options={"build_ext": {"parallel": os.cpu_count()}},  # and here
 )

@@ -129,7 +129,7 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         T *z = some_##S(n), *g = some_##S(n), *h = some_##S(n);                                    \
         double *d[6], sum[FL_LANES] = {0};                                                         \
         T *f[9];                                                                                   \
-        SEE(fl_moderate_##S(z, g, n, n % 2)), SEE(fl_moderate_##S(z, NULL, n, 0));                  \
+        SEE(fl_moderate_##S(z, g, n, n % 2)), SEE(fl_moderate_##S(z, NULL, n, 0));                 \
         SEE(fl_copy_highest_##S(some_##S(whole), z, n));                                           \
         fl_add_step_##S(sum, (T *)memcpy(take(whole * (ptrdiff_t)sizeof(T)), z, (size_t)n * sizeof(T)), n); \
         fl_uncap_##S(1, z, n, 3, g, h), fl_cap_##S(z, n, 3);                                       \
