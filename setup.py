@@ -114,5 +114,6 @@ setup(
         build_dir="build",
         compiler_directives=DIRECTIVES,
     ),
-    options={"build_ext": {"parallel": os.cpu_count()}},  # and here
+    # All at once on two CPUs too, where the third would wait for the first to end.
+    options={"build_ext": {"parallel": max(len(ISAS), os.cpu_count() or 1)}},
 )
