@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from fastloss._general import Array, Set, arithmetic, derivative
-from fastloss._loss import LABELS, Gradients, Positive, first_order_loss
+from fastloss._loss import LABELS, Gradients, Temperature, first_order_loss
 
 TILE = 1024  # rows of a tile: two of them in float32 take 8 MiB
 
@@ -213,7 +213,7 @@ def nt_xent_loss(
     z1: ArrayLike,
     z2: ArrayLike,
     *,
-    temperature: Positive = 0.5,
+    temperature: Temperature = 0.5,
     **common: Unpack[Written],
 ) -> Gradients[tuple[Array, Array]]:
     r"""Cross-entropy that tells the other view of each sample from all other samples of the batch.
@@ -230,7 +230,7 @@ def nt_xent_loss(
         Two views of N samples, of shape (N, D), which need no normalisation; floats, or
         integers, which count as float64.
     temperature : float, optional
-        The :math:`\tau` that cosines are divided by, positive.
+        The :math:`\tau` that cosines are divided by, at least 1e-12.
     out : tuple of ndarray, optional
         The gradients' arrays, for `z1` and `z2`, or None; or a tuple of one entry per result. Each
         may be the input itself.
@@ -238,7 +238,7 @@ def nt_xent_loss(
     Raises
     ------
     ValueError, TypeError
-        For shapes that differ or are not (N, D), a `temperature` that is not positive, dtypes that
+        For shapes that differ or are not (N, D), a `temperature` out of range, dtypes that
         are not numbers, an `out` that does not fit.
 
     Notes
@@ -306,7 +306,7 @@ def supervised_contrastive_loss(
     z: ArrayLike,
     labels: ArrayLike,
     *,
-    temperature: Positive = 0.1,
+    temperature: Temperature = 0.1,
     **common: Unpack[Written],
 ) -> Gradients[Array]:
     r"""Cross-entropy that tells samples of the same label from all others of the batch.
@@ -324,15 +324,15 @@ def supervised_contrastive_loss(
     labels : array_like of int
         Of shape (N,); any integers.
     temperature : float, optional
-        The :math:`\tau` that cosines are divided by, positive.
+        The :math:`\tau` that cosines are divided by, at least 1e-12.
     out : ndarray or tuple, optional
         The gradient's array, or a tuple of one entry per result. May be `z` itself.
 
     Raises
     ------
     ValueError, TypeError
-        For shapes that do not fit, labels that are not integers, a `temperature` that is not
-        positive, dtypes that are not numbers, an `out` that does not fit.
+        For shapes that do not fit, labels that are not integers, a `temperature` out of
+        range, dtypes that are not numbers, an `out` that does not fit.
 
     Notes
     -----

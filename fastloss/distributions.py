@@ -21,7 +21,7 @@ from fastloss._loss import (
     Gradients,
     NonNegative,
     Outputs,
-    Positive,
+    Temperature,
     VectorsCommon,
     first_order_loss,
     loss,
@@ -214,7 +214,7 @@ def kl_div_with_logits(
     pred: ArrayLike,
     target: ArrayLike,
     *,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     from_logits: Flag = False,
     axis: int = -1,
     **common: Unpack[Common],
@@ -232,8 +232,9 @@ def kl_div_with_logits(
         Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
     temperature : float, optional
-        T, which divides the logits, also those of the target. The divergence is not multiplied by
-        T squared, as distillation often does: ``sample_weight=T**2`` with ``reduction="sum"`` does.
+        T, which divides the logits, also those of the target; at least 1e-12. The divergence is not
+        multiplied by T squared, as distillation often does: ``sample_weight=T**2`` with
+        ``reduction="sum"`` does.
     from_logits : bool, optional
         Whether the target is logits: q is their softmax.
     axis : int, optional
@@ -311,7 +312,7 @@ def js_divergence_with_logits(
     target: ArrayLike,
     *,
     beta: Fraction = 0.5,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     from_logits: Flag = False,
     axis: int = -1,
     **common: Unpack[Common],
@@ -332,7 +333,7 @@ def js_divergence_with_logits(
         The target's weight in the mixture m, in [0, 1]: 1/2 is the Jensen-Shannon divergence; at
         the ends, where m is one of the two, it is 0.
     temperature : float, optional
-        T, which divides the logits, also those of the target.
+        T, which divides the logits, also those of the target; at least 1e-12.
     from_logits : bool, optional
         Whether the target is logits: q is their softmax.
     axis : int, optional

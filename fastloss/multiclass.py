@@ -22,6 +22,7 @@ from fastloss._loss import (
     Outputs,
     PerClass,
     Positive,
+    Temperature,
     loss,
 )
 
@@ -139,7 +140,7 @@ def cross_entropy(
     *,
     class_weight: PerClass = None,
     label_smoothing: Fraction = 0.0,
-    temperature: Positive = 1.0,
+    temperature: Temperature = 1.0,
     z_loss: NonNegative = 0.0,
     softcap: Positive | None = None,
     class_mask: ClassMask = None,
@@ -164,8 +165,8 @@ def cross_entropy(
     label_smoothing : float, optional
         The share s of each target that is spread evenly: t becomes t (1 - s) + s / K.
     temperature : float, optional
-        What divides the logits, after `softcap` and before everything else. The gradient is that
-        in `pred`.
+        What divides the logits (at least 1e-12), after `softcap` and before everything else. The
+        gradient is that in `pred`.
     z_loss : float, optional
         Adds this times the square of log sum exp, which keeps that near 0. It is weighed like the
         sample's loss, by class weights too.
@@ -288,7 +289,11 @@ def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any
     formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
     naive=_softmax_focal,
     terms=_softmax_focal_terms,
-    ulp=(4, 4, 6),
+    ulp=(
+        lambda knobs: max(4, 0.4 * knobs["gamma"]),
+        lambda knobs: max(4, 0.4 * knobs["gamma"]),
+        lambda knobs: max(6, 0.6 * knobs["gamma"]),
+    ),
     link="multilogit",
 )
 def softmax_focal_loss(

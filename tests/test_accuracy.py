@@ -324,6 +324,15 @@ def test_label_far_ahead_still_costs(classes: int) -> None:
         assert oracle.ulps(grad[0, 7 % classes], -mpf(want)) <= 8
 
 
+def test_odds_of_a_tiny_part() -> None:
+    """Odds of 1e-299 have all their digits, though a rounding's worth of them is below a double."""
+    pred = np.zeros((1, 10))
+    pred[0, 3] = 690.123456789
+    grad = fl.cross_entropy.grad(pred, [3], reduction="sum")
+    want = 9 * mp.exp(-mpf(pred[0, 3]))
+    assert oracle.ulps(grad[0, 3], -want) <= 4
+
+
 @pytest.mark.parametrize("classes", [3, 10, 16, 17, 63, 128, 1000, 1025, 50257])
 def test_equal_terms_beside_a_leader(
     classes: int, dtype: np.dtype, rng: np.random.Generator

@@ -190,7 +190,8 @@ cdef inline void asymmetric_any_clipped_at(
 cdef void asymmetric(fl_elements* b) noexcept nogil:
     cdef const double* given = b.knobs
     cdef double[FL_MAX_KNOBS] k
-    cdef double gamma_neg = given[0], gamma_pos = given[1], clip = given[2]
+    cdef double gamma_neg = given[0], gamma_pos = given[1]
+    cdef double clip = given[2] if given[2] >= 2.2250738585072014e-308 else 0  # not if subnormal
     cdef bint whole = (gamma_neg in (0.0, 1.0, 2.0, 3.0, 4.0)
                        and gamma_pos in (0.0, 1.0, 2.0, 3.0, 4.0))
     k[0] = gamma_neg

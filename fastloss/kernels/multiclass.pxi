@@ -9,7 +9,7 @@
 cdef inline T exp_of_odds(T z, T y) noexcept nogil:
     # exp(-abs(z + y))
     cdef T u = exp_nonpositive(-magnitude(z))
-    return u + u * (y if z < 0 else -y)
+    return u * (1 + (y if z < 0 else -y))  # u y alone may be below what is a number
 
 
 cdef inline void cross_entropy_at(
