@@ -3,13 +3,14 @@
 python -m benchmarks ...               the table (see table.py)
 python -m benchmarks compare REV ...   another revision, built here, in turns with this one
 python -m benchmarks plot ...          roofline, cost over classes, cost over size
+python -m benchmarks accuracy ...       errors in ulp, beside the other libraries'
 """
 
 import sys
 
-from . import compare, plot, table
+from . import accuracy, compare, plot, table
 
-COMMANDS = {"compare": compare.main, "plot": plot.main}
+COMMANDS = {"accuracy": accuracy.main, "compare": compare.main, "plot": plot.main}
 
 
 def main(argv: list[str]) -> int:

@@ -185,6 +185,12 @@ class Elsewhere:
     knobs: dict[str, str | None] = field(default_factory=dict)
     factor: float = 1
 
+    def named(self, knobs: dict[str, Any]) -> dict[str, Any] | None:
+        """These settings in its words; None if it lacks one of them."""
+        named = {self.knobs.get(name, name): value for name, value in knobs.items()}
+        lacks = None in named or any(value is None for value in named.values())
+        return None if lacks else named
+
 
 class Common(TypedDict, total=False):
     """The keyword arguments of every elementwise and row loss."""

@@ -20,13 +20,6 @@ settings.register_profile(
 settings.load_profile("short")
 
 
-def pytest_collection_modifyitems(items):
-    """A file's tests go to one process, but for those that name a group of their own."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)

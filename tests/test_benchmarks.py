@@ -19,6 +19,7 @@ import fastloss as fl
 sys.path.append(str(Path(__file__).parents[1]))  # last: an installed fastloss comes first
 
 from benchmarks import __main__, compare, contest, plot, table
+from samples import run_python
 
 ROOT = Path(__file__).parents[1]
 TINY = {"rows": [((3, 5), 1), ((300, 11), None)]}
@@ -52,6 +53,23 @@ def run_tiny(*arguments):
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_the_table_of_errors_has_what_a_loss_has():
+    """A loss of two inputs has no Hessian, and what is rounded once PyTorch has no better."""
+    code = f"""if True:
+        import sys
+        sys.path.append({str(ROOT)!r})
+        from benchmarks import accuracy
+        for name in ("margin_ranking_loss", "l1_loss"):
+            for dtype in ("float32", "float64"):
+                print(accuracy.line(name, dtype))"""
+    rows = [line.split("|") for line in run_python(code).splitlines()]
+    assert [" of 4 " in cell for cell in rows[0][3:6]] == [True, True, False]
+    assert all(" of 4 " in cell for row in rows[2:] for cell in row[3:6])
+    assert len(rows) == 4 and all("inf" not in cell for row in rows for cell in row[3:6])
+    if find_spec("torch"):
+        assert [row[6].strip() for row in rows[2:]] == ["0.5 / 0.0"] * 2
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -28,8 +28,8 @@ import fastloss as fl
 import oracle
 from fastloss._general import REDUCTIONS, Quantiles, arithmetic, derivative, floating, readable
 from fastloss._loss import REAL
+from judge import Case, rounding, seeds
 from samples import LOSSES, METHODS, every_loss, inputs, naive, reduced, softness
-from test_accuracy import Case, rounding, seeds
 from test_contract import assert_contract
 from test_half import HALVES
 

@@ -33,10 +33,9 @@ def assert_torch_agrees(torch, theirs, ours, pred, target, reduction):
 def there(elsewhere, loss):
     """The settings of the loss that the other library has, with its own names of the knobs."""
     for knobs in settings(loss, np.random.default_rng(0), CLASSES if loss.kind == "rows" else 0):
-        if all(
-            elsewhere.knobs.get(name, name) and value is not None for name, value in knobs.items()
-        ):
-            yield knobs, {elsewhere.knobs.get(name, name): v for name, v in knobs.items()}
+        named = elsewhere.named(knobs)
+        if named is not None:
+            yield knobs, named
 
 
 @reductions
