@@ -3,13 +3,14 @@
 python -m benchmarks ...               the table (see table.py)
 python -m benchmarks compare REV ...   another revision, built here, in turns with this one
 python -m benchmarks plot ...          roofline, cost over classes, cost over size
+python -m benchmarks score ...         fields of fl.score beside one reading of the logits
 """
 
 import sys
 
-from . import compare, plot, table
+from . import compare, plot, score, table
 
-COMMANDS = {"compare": compare.main, "plot": plot.main}
+COMMANDS = {"compare": compare.main, "plot": plot.main, "score": score.main}
 
 
 def main(argv: list[str]) -> int:
