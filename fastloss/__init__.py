@@ -87,7 +87,7 @@ from fastloss.regression import (
     squared_epsilon_insensitive_loss,
     squared_log_error_loss,
 )
-from fastloss.scoring import score
+from fastloss.scoring import score, score_batches
 from fastloss.segmentation import dice_loss, tversky_loss
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
@@ -176,6 +176,7 @@ __all__ = [
     "quantile_loss",
     "rmse_loss",
     "score",
+    "score_batches",
     "set_num_threads",
     "show_config",
     "sigmoid",

@@ -7,7 +7,7 @@ logits' size is made.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastloss._general import Call, integer
 from fastloss._loss import Loss, named
 from fastloss._threads import run
 from fastloss.multiclass import cross_entropy
+from fastloss.training import LossMeter
 
 Array = NDArray[Any]
 TOPK = ("topk", "topk_logprob")
@@ -281,3 +282,103 @@ class _ScoreCall(Call):
             run(job, threads)
             if job.bad:
                 raise self.not_a_label(self.classes, ignore_index, None, keep)
+
+
+def score_batches(
+    batches: Iterable[tuple[Any, ...]],
+    *,
+    meter: LossMeter | None = None,
+    fields: Sequence[str] = ("logprob", "lse", "argmax"),
+    topk: int = 0,
+    loss: Loss[Any, Any] | None = None,
+    ignore_index: int | None = None,
+    axis: int = -1,
+    num_threads: int | None = None,
+) -> Iterator[dict[str, Array]]:
+    """Score a stream of batches one after the other, and keep the totals.
+
+    Nothing is kept of a batch but its sums, so the memory is that of one batch.
+
+    Parameters
+    ----------
+    batches : iterable of tuple
+        Logits and target, as for `score`; after them may come a dict with `mask`, as for `score`,
+        and for the meter `sample_weight`, of the losses' shape or its leading axes, and
+        `segments`, a label of a group for each sample.
+    meter : LossMeter, optional
+        To which each batch is added before it is yielded: the weighted mean of the losses, the
+        accuracy, and the same of each class and of each segment. Of a loss that is not of labels
+        there is no accuracy and no class. Rows that are left out are not counted.
+    fields, topk, loss, ignore_index, axis, num_threads
+        As for `score`.
+
+    Yields
+    ------
+    dict of str to ndarray
+        What `score` returns of each batch, in their order.
+
+    Raises
+    ------
+    ValueError, TypeError
+        As `score`, when the batch in question is reached.
+
+    Notes
+    -----
+    Meters of several streams are merged by ``+``.
+
+    Examples
+    --------
+    >>> import fastloss as fl
+    >>> batches = [([[2.0, 0.0], [0.0, 1.0]], [0, 0]), ([[0.0, 3.0]], [1])]
+    >>> meter = fl.LossMeter()
+    >>> [found["argmax"].tolist() for found in fl.score_batches(batches, meter=meter)]
+    [[0, 1], [1]]
+    >>> meter.weight, round(meter.mean, 6), round(meter.accuracy, 6)
+    (3.0, 0.496259, 0.666667)
+    """
+    names = _names(fields, topk, loss)
+    of_rows = [name for name in names if name != "loss" or loss is None]
+    labels = bool(of_rows)  # else the target may be anything that the loss takes
+    counted = () if meter is None else ("loss", "correct") if labels else ("loss",)
+    wanted = [name for name in dict.fromkeys((*names, *counted)) if name not in TOPK]
+    for i, batch in enumerate(batches):
+        if not isinstance(batch, (tuple, list)) or not 2 <= len(batch) <= 3:
+            raise TypeError(
+                f"score_batches: batches: expected (logits, target) or (logits, target, options), "
+                f"got {type(batch)} as number {i}"
+            )
+        options = dict(batch[2]) if len(batch) == 3 else {}
+        weight, segments = options.pop("sample_weight", None), options.pop("segments", None)
+        mask = options.pop("mask", None)
+        if options:
+            raise TypeError(
+                f"score_batches: batches: unexpected option {next(iter(options))!r} of number {i}; "
+                "there are mask, sample_weight and segments"
+            )
+        found = score(
+            *batch[:2],
+            fields=wanted,
+            topk=topk,
+            loss=loss,
+            mask=mask,
+            ignore_index=ignore_index,
+            axis=axis,
+            num_threads=num_threads,
+        )
+        if meter is not None:
+            target = np.asarray(batch[1])
+            keep = np.ones(found["loss"].shape, np.float64)
+            for given in (mask, weight):
+                if given is not None:
+                    w = np.asarray(given)
+                    keep *= w.reshape(w.shape + (1,) * (keep.ndim - w.ndim))
+            if ignore_index is not None:
+                keep[target == ignore_index] = 0
+            meter.update_each(
+                found["loss"],
+                keep,
+                correct=found.get("correct"),
+                classes=target if labels else None,
+                segments=segments,
+            )
+        yield {name: found[name] for name in names}

@@ -372,3 +372,86 @@ def test_nothing_of_the_logits_size_is_made(rng):
     fl.score(z, y, fields=FIELDS, topk=10)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert (after - before) * (1 if sys.platform == "darwin" else 1024) < 4 << 20
+
+
+def test_batches_are_scored_one_by_one_and_their_totals_those_of_all(rng):
+    z, y = data(rng, (300, 40))
+    y[::7] = -1
+    weight, keep = rng.uniform(size=300), rng.random(300) < 0.9
+    segments = rng.choice(["a", "b", "c"], 300)
+    whole = fl.score(z, y, fields=FIELDS, topk=3, mask=keep, ignore_index=-1)
+
+    def batches(begin, end):
+        for i in range(begin, end, 37):
+            part = slice(i, min(i + 37, end))
+            extra = {"mask": keep[part], "sample_weight": weight[part], "segments": segments[part]}
+            yield z[part], y[part], extra
+
+    meters = [fl.LossMeter(), fl.LossMeter()]
+    options = {"fields": FIELDS, "topk": 3, "ignore_index": -1}
+    found = [
+        *fl.score_batches(batches(0, 150), meter=meters[0], **options),
+        *fl.score_batches(batches(150, 300), meter=meters[1], **options),
+    ]
+    for name, a in whole.items():
+        assert_array_equal(np.concatenate([each[name] for each in found]), a)
+    total = meters[0] + meters[1]
+    counts = keep & (y != -1)
+    loss, right = whole["loss"].astype(float), whole["correct"]
+
+    def mean(of, where):
+        return pytest.approx(np.average(of[where], weights=weight[where]), rel=1e-14)
+
+    assert total.mean == mean(loss, counts)
+    assert total.weight == pytest.approx(weight[counts].sum(), rel=1e-14)
+    assert total.perplexity == pytest.approx(np.exp(total.mean), rel=1e-15)
+    assert total.accuracy == mean(right, counts)
+    assert set(total.classes) == set(y[counts].tolist())
+    for label, meter in total.classes.items():
+        assert meter.mean == mean(loss, counts & (y == label))
+    assert {s: m.mean for s, m in total.segments.items()} == {
+        s: mean(loss, counts & (segments == s)) for s in "abc"
+    }
+
+
+def test_batches_of_other_losses_and_only_what_is_asked_for(rng):
+    z, y = rng.normal(size=(2, 20, 3))
+    meter = fl.LossMeter()
+    stream = [(z[:8], y[:8]), (z[8:], y[8:], {"sample_weight": np.arange(12.0)})]
+    found = list(fl.score_batches(stream, fields=(), loss=fl.huber_loss, meter=meter))
+    assert [list(each) for each in found] == [["loss"]] * 2
+    weight = np.concatenate([np.ones(8), np.arange(12.0)])
+    assert meter.mean == pytest.approx(fl.huber_loss(z, y, sample_weight=weight), rel=1e-14)
+    assert not meter.classes and np.isnan(meter.accuracy)
+    (only,) = fl.score_batches([(Z, Y)], meter=fl.LossMeter(), fields=("rank",))
+    assert list(only) == ["rank"]
+
+
+def test_bad_batches_are_named():
+    for batch, message in (
+        (Z, r"got .*ndarray.* as number 1"),
+        ((Z,), "as number 1"),
+        ((Z, Y, {"weight": 1}), "unexpected option 'weight' of number 1; there are mask"),
+    ):
+        with pytest.raises(TypeError, match=f"^score_batches: batches: .*{message}"):
+            list(fl.score_batches([(Z, Y), batch]))
+    with pytest.raises(ValueError, match=r"^score: target\[0\] = 9"):
+        list(fl.score_batches([(Z, Y), (Z, Y + 9)]))
+
+
+def test_a_stream_takes_the_memory_of_a_batch(rng):
+    resource = pytest.importorskip("resource")
+    z, y = np.zeros((100, 20000), np.float32), rng.integers(5, size=100)
+    meter = fl.LossMeter()
+
+    def peak():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    for _ in fl.score_batches(((z, y) for _ in range(20)), meter=meter):
+        pass
+    before = peak()
+    for _ in fl.score_batches(((z + i, y) for i in range(50)), meter=meter):
+        pass
+    factor = 1 if sys.platform == "darwin" else 1024
+    assert (peak() - before) * factor < 4 * z.nbytes
+    assert meter.weight == 7000
