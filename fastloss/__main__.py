@@ -1,10 +1,11 @@
-"""The command line: ``fastloss demo`` and ``fastloss info``."""
+"""The command line: ``fastloss COMMAND --help`` says what each takes."""
 
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import fastloss
+from fastloss import _score_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,9 +22,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="DIR",
         help="where the picture goes (default: the current folder)",
     )
+    score = commands.add_parser(
+        "score", help="score the samples of a file: losses, totals, the samples worth a look"
+    )
+    _score_command.add_arguments(score)
     commands.add_parser("info", help="show instruction sets, threads, compiler and flags")
     args = parser.parse_args(argv)
 
+    if args.command == "score":
+        return _score_command.run(args)
     if args.command == "info":
         fastloss.show_config()
         return 0
