@@ -213,7 +213,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help="a record for each sample, .npy or .parquet",
     )
-    add("--loss", default="cross_entropy", metavar="NAME", help="see `fastloss list` (%(default)s)")
+    add(
+        "--loss",
+        default=fl.cross_entropy.name,
+        metavar="NAME",
+        help="see `fastloss list` (%(default)s)",
+    )
     add("--set", dest="knobs", action="append", type=_knob, default=[], metavar="KNOB=VALUE")
     add("--fields", type=_fields, default=(), metavar="A,B", help=f"more of {', '.join(FIELDS)}")
     add("--topk", type=_positive, default=0, metavar="K", help="the K highest classes too")
@@ -285,7 +290,9 @@ def _run(args: argparse.Namespace) -> None:
         def blocks() -> Iterator[Block]:
             return opened.blocks(file)
 
-        found, odd = summary(blocks, args.worst, opened.labels and work.loss == "cross_entropy")
+        found, odd = summary(
+            blocks, args.worst, opened.labels and work.loss == fl.cross_entropy.name
+        )
         if args.plot:
             draw(blocks, found, opened.classes, args.plot)
         if out is not None:
