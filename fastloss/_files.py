@@ -18,20 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-EXTRA = "pip install 'fastloss[cli]'"
+EXTRA = "pip install 'fastloss[{}]'"
 
 
 class FileError(Exception):
     """What is wrong with a file, in one line."""
 
 
-def needs(package: str, path: Any) -> Any:
-    """Import the package that reads or writes this file."""
+def needs(package: str, path: Any, extra: str = "cli") -> Any:
+    """Import the package that reads or writes this file, or say which extra has it."""
     try:
         return __import__(package, fromlist=["_"])
     except ModuleNotFoundError as missing:
         name = (missing.name or package).partition(".")[0]
-        raise FileError(f"{path}: needs {name}: {EXTRA}") from None
+        raise FileError(f"{path}: needs {name}: {EXTRA.format(extra)}") from None
 
 
 class Source:

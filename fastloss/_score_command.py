@@ -14,8 +14,9 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import fastloss as fl
-from fastloss._files import EXTRA, FileError, Records, Source, to_parquet
+from fastloss._files import EXTRA, FileError, Records, Source, needs, to_parquet
 from fastloss._general import arithmetic
 from fastloss._report import Block, draw, summary
 from fastloss.scoring import DTYPES, FIELDS, TOPK
@@ -229,6 +230,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--worst", type=_positive, default=10, metavar="K", help="how many to name (%(default)s)")
     add("--plot", type=Path, metavar="PNG", help="draw the losses; confusion and calibration")
     add("--format", choices=("text", "json"), default="text", help="of the summary")
+    add("--dask-scheduler", metavar="ADDRESS", help="of a cluster that does the work")
     add("--resume", action="store_true", help="go on with a run that was killed")
 
 
@@ -278,14 +280,17 @@ def _run(args: argparse.Namespace) -> None:
         file, done = _partial(stack, opened, out, rows, args.resume)
         starts = range(done // max(1, opened.each), len(opened.logits), rows)
         chunks = ((i, min(i + rows, len(opened.logits))) for i in starts)
+        scored: Iterable[tuple[int, Array]] = ((b - a, opened.score(a, b)) for a, b in chunks)
+        if args.dask_scheduler:
+            scored = _on_cluster(args.dask_scheduler, work, chunks, stack)
         with _progress(opened, starts.start) as advance:
-            for start, stop in chunks:
-                try:
-                    file.append(opened.score(start, stop))
-                except FileError:
-                    _discard(out)
-                    raise
-                advance((stop - start) * opened.logits.row_bytes)
+            try:
+                for n, records in scored:
+                    file.append(records)
+                    advance(n * opened.logits.row_bytes)
+            except FileError:
+                _discard(out)
+                raise
 
         def blocks() -> Iterator[Block]:
             return opened.blocks(file)
@@ -300,6 +305,39 @@ def _run(args: argparse.Namespace) -> None:
     if odd:
         print(f"fastloss score: {odd} samples have no number as loss: nan", file=sys.stderr)
     _print(found, args.format)
+
+
+def _on_cluster(
+    address: str, work: Work, chunks: Iterable[tuple[int, int]], stack: contextlib.ExitStack
+) -> Iterator[tuple[int, Array]]:
+    """The records of the chunks in their order, made by the workers, which see the same files.
+
+    A few more are under way than there are threads; what a lost worker had is done again.
+    """
+    distributed = needs("distributed", "--dask-scheduler", "dask")
+    try:
+        client = stack.enter_context(distributed.Client(address, timeout="10s"))
+    except (OSError, ValueError) as error:
+        raise FileError(f"--dask-scheduler: {address}: {error}") from error
+    threads = max(1, sum(client.nthreads().values()))
+    names = ("logits", "targets", "weight")
+    paths = {n: os.path.abspath(p) for n in names if (p := getattr(work, n)) is not None}
+    work = replace(work, **paths)
+    waiting: deque[tuple[int, Any]] = deque()
+    for start, stop in chunks:
+        task = client.submit(_score_rows, work, start, stop, pure=False, retries=3)
+        waiting.append((stop - start, task))
+        if len(waiting) > 2 * threads:
+            n, task = waiting.popleft()
+            yield n, task.result()
+    for n, task in waiting:
+        yield n, task.result()
+
+
+def _score_rows(work: Work, start: int, stop: int) -> Array:
+    """The records of a chunk, on a worker, whose own threads are those of the cluster."""
+    with contextlib.ExitStack() as stack, fl.threads(1):
+        return Opened(work, stack).score(start, stop)
 
 
 def _partial(
@@ -364,7 +402,7 @@ def _progress(opened: Opened, done: int) -> Iterator[Callable[[int], Any]]:
         import rich.progress as rich
         from rich.console import Console
     except ModuleNotFoundError:
-        print(f"fastloss score: a progress bar needs rich: {EXTRA}", file=sys.stderr)
+        print(f"fastloss score: a progress bar needs rich: {EXTRA.format('cli')}", file=sys.stderr)
         yield lambda n: None
         return
     columns = (
