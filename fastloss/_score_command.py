@@ -240,6 +240,8 @@ def run(args: argparse.Namespace) -> int:
         _run(args)
     except FileError as error:
         return _fail(str(error))
+    except BrokenPipeError:
+        raise
     except OSError as error:
         name = error.filename or args.output or "the records"
         on = "; --resume goes on" if args.output and _beside(args.output)[0].exists() else ""
@@ -259,6 +261,9 @@ def _run(args: argparse.Namespace) -> None:
     out: Path | None = args.output
     if out is not None and out.suffix not in (".npy", ".parquet"):
         raise FileError(f"{out}: expected .npy or .parquet")
+    for path, package in ((out, "pyarrow"), (args.plot, "matplotlib")):
+        if path is not None and path.suffix != ".npy":  # before hours of work
+            needs(package, path)
     if args.resume and out is None:
         raise FileError("--resume: needs an output, by -o")
     work = Work(
@@ -298,10 +303,10 @@ def _run(args: argparse.Namespace) -> None:
         found, odd = summary(
             blocks, args.worst, opened.labels and work.loss == fl.cross_entropy.name
         )
-        if args.plot:
-            draw(blocks, found, opened.classes, args.plot)
         if out is not None:
             _finish(file, out)
+        if args.plot:
+            draw(blocks, found, opened.classes, args.plot)
     if odd:
         print(f"fastloss score: {odd} samples have no number as loss: nan", file=sys.stderr)
     _print(found, args.format)
