@@ -3,14 +3,20 @@
 python -m benchmarks ...               the table (see table.py)
 python -m benchmarks compare REV ...   another revision, built here, in turns with this one
 python -m benchmarks plot ...          roofline, cost over classes, cost over size
-python -m benchmarks accuracy ...       errors in ulp, beside the other libraries'
+python -m benchmarks accuracy ...      errors in ulp, beside the other libraries'
+python -m benchmarks score ...         fields of fl.score beside one reading of the logits
 """
 
 import sys
 
-from . import accuracy, compare, plot, table
+from . import accuracy, compare, plot, score, table
 
-COMMANDS = {"accuracy": accuracy.main, "compare": compare.main, "plot": plot.main}
+COMMANDS = {
+    "accuracy": accuracy.main,
+    "compare": compare.main,
+    "plot": plot.main,
+    "score": score.main,
+}
 
 
 def main(argv: list[str]) -> int:

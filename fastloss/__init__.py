@@ -87,6 +87,7 @@ from fastloss.regression import (
     squared_epsilon_insensitive_loss,
     squared_log_error_loss,
 )
+from fastloss.scoring import score, score_batches
 from fastloss.segmentation import dice_loss, tversky_loss
 from fastloss.special import log_sigmoid, log_softmax, logsumexp, sigmoid, softmax, softplus
 from fastloss.training import (
@@ -174,6 +175,8 @@ __all__ = [
     "psnr",
     "quantile_loss",
     "rmse_loss",
+    "score",
+    "score_batches",
     "set_num_threads",
     "show_config",
     "sigmoid",

@@ -75,9 +75,14 @@ cdef fl_driver* driver_of(str name, int* form) except NULL:
         return DRIVERS.tile_sums
     if name == "tiles":
         return DRIVERS.tiles
+    if name == "scores":
+        return DRIVERS.scores
     form[0] = FORMS.index(name)
     return DRIVERS.terms
 
+# What `scores` gives of a row, in the order of FL_LOGPROB and those after it (src/call.h).
+SCORES = ("logprob", "loss", "lse", "entropy", "margin", "confidence", "argmax", "rank", "correct",
+          "topk", "topk_logprob")
 OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
 # The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
 NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0, "softcap": math.inf}
@@ -229,11 +234,15 @@ cdef class Job:
 
     def put(self, str name, cnp.ndarray array, bint matrix=False) -> None:
         """Adds an operand in the call's shape; of a matrix the last axis are the classes."""
-        cdef fl_operand* op
-        cdef int slot, outer, n = 0
+        cdef int slot = OPERANDS.index(name)
+        # The operands come first in fl_call, in this order.
+        self.lay(&self.call.pred + slot, self.dims[slot][0], self.dims[slot][1], array, matrix)
+
+    cdef object lay(self, fl_operand* op, Py_ssize_t* shapes, Py_ssize_t* strides,
+                    cnp.ndarray array, bint matrix):
+        # An operand, whose outer axes are written to `shapes` and `strides`.
+        cdef int outer, n = 0
         cdef Py_ssize_t shape, stride
-        slot = OPERANDS.index(name)
-        op = &self.call.pred + slot  # the operands come first in fl_call, in this order
         self.kept.append(array)
         op.data = <char*>cnp.PyArray_DATA(array)
         op.code = code_of(array.dtype)
@@ -245,25 +254,25 @@ cdef class Job:
             stride = array.strides[i]
             if shape == 1:
                 continue
-            if n and self.dims[slot][1][n - 1] == shape * stride:
-                self.dims[slot][0][n - 1] *= shape
+            if n and strides[n - 1] == shape * stride:
+                shapes[n - 1] *= shape
             else:
-                self.dims[slot][0][n] = shape
+                shapes[n] = shape
                 n += 1
-            self.dims[slot][1][n - 1] = stride
+            strides[n - 1] = stride
         if matrix:
             op.cols = array.shape[outer]
             op.step = array.strides[outer]
         elif n:
             n -= 1
-            op.cols = self.dims[slot][0][n]
-            op.step = self.dims[slot][1][n]
+            op.cols = shapes[n]
+            op.step = strides[n]
         else:
             op.cols = 1
             op.step = array.itemsize
         op.ndim = n
-        op.shape = self.dims[slot][0]
-        op.stride = self.dims[slot][1]
+        op.shape = shapes
+        op.stride = strides
 
     def start(self, str driver, double scale=1, bint stream=False) -> None:
         """Makes the ranges claimable: by the driver of a gate, or "weigh"; of rows in tiles by
@@ -310,6 +319,25 @@ cdef class Job:
     def total(self) -> float:
         """The sum of the ranges' partial sums, correctly rounded."""
         return _sum(self.partial)
+
+
+cdef class ScoreJob(Job):
+    """A call of the driver `scores`, which writes the operands named in SCORES."""
+    cdef fl_operand[FL_SCORES] scores
+    cdef Py_ssize_t[FL_SCORES][2][cnp.NPY_MAXDIMS] score_dims
+
+    def __init__(self, *, Py_ssize_t topk, **options):
+        super().__init__(**options)
+        memset(self.scores, 0, sizeof(self.scores))
+        self.call.scores = self.scores
+        self.call.topk = topk
+        self.scratch += topk * 16 * (LANES if self.call.lanes else 1)  # the highest, their classes
+
+    def put_score(self, str name, cnp.ndarray array) -> None:
+        """Adds a result that is asked for, in the call's shape; of a row's highest, a matrix."""
+        cdef int slot = SCORES.index(name)
+        self.lay(&self.scores[slot], self.score_dims[slot][0], self.score_dims[slot][1], array,
+                 name.startswith("topk"))
 
 
 def _sum(partial) -> float:

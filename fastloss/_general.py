@@ -101,11 +101,13 @@ class Checks:
         result: str,
         inputs: dict[str, Any],
         over: dict[str, str],
+        dtype: np.dtype[Any] | None = None,
     ) -> None:
+        """Raise where the result can't be written there; it has this dtype, or is a float."""
         if not isinstance(array, np.ndarray):
             raise self.fail(TypeError, "out", f"expected an ndarray, got {type(array)}")
-        if not floating(array.dtype):
-            raise self.fail(TypeError, "out", f"expected {FLOATS}, got {array.dtype}")
+        if array.dtype != dtype if dtype else not floating(array.dtype):
+            raise self.fail(TypeError, "out", f"expected {dtype or FLOATS}, got {array.dtype}")
         if array.shape != shape:
             raise self.fail(ValueError, "out", f"expected shape {shape}, got {array.shape}")
         if not array.flags.writeable:

@@ -187,9 +187,9 @@ class Elsewhere:
 
     def named(self, knobs: dict[str, Any]) -> dict[str, Any] | None:
         """These settings in its words; None if it lacks one of them."""
-        named = {self.knobs.get(name, name): value for name, value in knobs.items()}
-        lacks = None in named or any(value is None for value in named.values())
-        return None if lacks else named
+        names = ((self.knobs.get(name, name), value) for name, value in knobs.items())
+        named = {name: value for name, value in names if name and value is not None}
+        return named if len(named) == len(knobs) else None
 
 
 class Common(TypedDict, total=False):
@@ -337,6 +337,8 @@ class Loss(Generic[P, G]):
     name, kind, formula : str
         The public name; "elementwise", "rows", "pairs" (of inputs, each with a gradient),
         "vectors" (a row of each of several inputs is a sample) or "set"; the formula in LaTeX.
+    use_when : str
+        The tasks it is for, and when among these it is the one: "outliers, regression: ...".
     naive : callable
         The textbook formula, ``naive(m, pred, target, **knobs)`` in the functions of a namespace
         `m` such as `numpy`; of one row for a loss of rows or vectors.
@@ -354,6 +356,7 @@ class Loss(Generic[P, G]):
     name: str
     kind: str
     formula: str
+    use_when: str
     naive: Naive
     domain: Domain
     knobs: dict[str, Knob]
@@ -368,6 +371,7 @@ class Loss(Generic[P, G]):
         *,
         target: Domain = REAL,
         formula: str,
+        use_when: str,
         naive: Naive,
         ulp: tuple[Any, Any, Any] = (4, 4, 4),
         terms: Callable[..., Any] | None = None,
@@ -384,6 +388,7 @@ class Loss(Generic[P, G]):
         self.__wrapped__ = function
         self.kind, self.block, self.domain = gate.kind, block, target
         self.formula, self.naive, self.ulp, self.terms = formula, naive, ulp, terms
+        self.use_when = use_when
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
         self.inputs, self.checked = inputs, checked  # `checked` is the one whose domain it is
         self.knobs, self.common = _knobs(function, gate.options), _common(function)

@@ -45,6 +45,7 @@ def _bce_terms(m: Any, z: Any, y: Any, pos_weight: Any, label_smoothing: Any) ->
     kernels.binary_cross_entropy_with_logits,
     target=UNIT,
     formula=r"-w y \log \sigma(z) - (1 - y) \log(1 - \sigma(z))",
+    use_when="binary, multi-label, calibration: a probability of yes or no, from logits",
     naive=_bce,
     terms=_bce_terms,
     torch=Elsewhere("binary_cross_entropy_with_logits", {"label_smoothing": None}),
@@ -114,6 +115,7 @@ def binary_cross_entropy_with_logits(
     pred=UNIT,
     target=UNIT,
     formula=r"-t \log p - (1 - t) \log(1 - p)",
+    use_when="binary, multi-label, calibration: there are probabilities already, and no logits",
     naive=lambda m, p, t: (
         -m.where(t > 0, t * m.log(p), 0 * p) - m.where(t < 1, (1 - t) * m.log(1 - p), 0 * p)
     ),
@@ -181,6 +183,7 @@ def _focal_terms(m: Any, z: Any, y: Any, gamma: Any, alpha: Any) -> Any:
     kernels.sigmoid_focal_loss,
     target=BINARY,
     formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
+    use_when="imbalance, binary, multi-label: easy negatives outnumber all else, as in detection",
     naive=_focal,
     terms=_focal_terms,
     ulp=(
@@ -263,6 +266,7 @@ def _asymmetric_terms(m: Any, z: Any, y: Any, gamma_neg: Any, gamma_pos: Any, cl
     target=BINARY,
     formula=r"-(1 - p)^{\gamma_+} \log p \text{ if } y = 1 \text{ else } "
     r"-p_m^{\gamma_-} \log(1 - p_m), \quad p_m = \max(p - c, 0)",
+    use_when="imbalance, multi-label: many labels, few hold, and some that do are not marked",
     naive=_asymmetric,
     terms=_asymmetric_terms,
     ulp=(
@@ -325,6 +329,7 @@ def asymmetric_loss(
     kernels.soft_margin,
     target=SIGNS,
     formula=r"\log(1 + e^{-t s})",
+    use_when="binary, calibration: targets are -1 and +1, and probabilities are wanted",
     naive=lambda m, p, t: m.log(1 + m.exp(-t * p)),
     torch=Elsewhere("soft_margin_loss"),
     link="logit",
@@ -369,6 +374,7 @@ def soft_margin_loss(
     kernels.exponential,
     target=SIGNS,
     formula=r"e^{-t s}",
+    use_when="binary, boosting: AdaBoost's own; wrong labels cost exponentially",
     naive=lambda m, p, t: m.exp(-t * p),
     link="half_logit",
     constant=_optimum.half_log_odds_of_signs,
@@ -413,6 +419,7 @@ def exponential_loss(
     kernels.hinge,
     target=SIGNS,
     formula=r"\max(0, 1 - t s)",
+    use_when="binary, margin: the decision counts, not its probability; sparse support vectors",
     naive=lambda m, p, t: m.where(t * p < 1, 1 - t * p, 0 * p),
     constant=_optimum.least,
 )
@@ -456,6 +463,7 @@ def hinge_loss(
     kernels.squared_hinge,
     target=SIGNS,
     formula=r"\max(0, 1 - t s)^2",
+    use_when="binary, margin: as the hinge, but smooth",
     naive=lambda m, p, t: m.where(t * p < 1, (1 - t * p) ** 2, 0 * p),
     constant=_optimum.least,
 )
@@ -497,6 +505,7 @@ def squared_hinge_loss(
     kernels.modified_huber,
     target=SIGNS,
     formula=r"\max(0, 1 - t s)^2 \text{ if } t s \ge -1 \text{ else } -4 t s",
+    use_when="binary, margin, outliers: as the squared hinge, where some labels are wrong",
     naive=lambda m, p, t: m.where(
         t * p < -1, -4 * t * p, m.where(t * p < 1, (1 - t * p) ** 2, 0 * p)
     ),
@@ -541,6 +550,7 @@ def modified_huber_loss(
     kernels.perceptron,
     target=SIGNS,
     formula=r"\max(0, -t s)",
+    use_when="binary, margin: only mistakes count, without a margin",
     naive=lambda m, p, t: m.where(t * p < 0, -t * p, 0 * p),
     constant=_optimum.least,
 )
@@ -582,6 +592,7 @@ def perceptron_loss(
     kernels.hinge_embedding,
     target=SIGNS,
     formula=r"p \text{ if } t = 1 \text{ else } \max(0, m - p)",
+    use_when="embedding: distances of pairs, marked as alike or not",
     naive=lambda m, p, t, margin: m.where(t > 0, p, m.where(p < margin, margin - p, 0 * p)),
     torch=Elsewhere("hinge_embedding_loss"),
 )
@@ -636,6 +647,7 @@ def _multilabel_margin(m: Any, z: Any, labels: Any) -> Any:
     kernels.multilabel_margin,
     target=LABEL_LISTS,
     formula=r"\frac{1}{K} \sum_{j \in y} \sum_{i \notin y} \max(0, 1 - z_j + z_i)",
+    use_when="multi-label, margin: each sample's labels are to be ranked above all other classes",
     naive=_multilabel_margin,
     torch=Elsewhere("multilabel_margin_loss"),
 )
@@ -705,6 +717,7 @@ def _multilabel_terms(m: Any, z: Any, y: Any, class_weight: Any) -> Any:
     target=CHANCES,
     formula=r"-\frac{1}{K} \sum_k w_k \left(y_k \log \sigma(z_k)"
     r" + (1 - y_k) \log(1 - \sigma(z_k))\right)",
+    use_when="multi-label: yes or no for each class, one loss for a sample",
     naive=_multilabel,
     terms=_multilabel_terms,
     torch=Elsewhere("multilabel_soft_margin_loss", {"class_weight": "weight"}),

@@ -205,6 +205,7 @@ def _matrix(run: Set, name: str, z: Any) -> Array:
     Set,
     formula=r"-\frac{1}{2N} \sum_i "
     r"\log \frac{e^{s_{i p(i)} / \tau}}{\sum_{j \ne i} e^{s_{ij} / \tau}}",
+    use_when="embedding, contrastive: two views of each sample and no labels (SimCLR)",
     naive=_nt_xent,
     inputs=("z1", "z2"),
 )
@@ -298,6 +299,7 @@ def nt_xent_loss(
     target=LABELS,
     formula=r"\frac{1}{|I|} \sum_{i \in I} \frac{-1}{|P(i)|} \sum_{p \in P(i)} "
     r"\log \frac{e^{s_{ip} / \tau}}{\sum_{j \ne i} e^{s_{ij} / \tau}}",
+    use_when="embedding, contrastive: samples of a label are to lie together",
     naive=_supervised,
     inputs=("z",),
 )

@@ -47,6 +47,7 @@ def _kl_terms(m: Any, p: Any, t: Any, log_target: Any) -> Any:
     kernels.kl_div,
     target=Domain(0, 1, unless="log_target"),
     formula=r"t (\log t - p)",
+    use_when="distributions, distillation: log-probabilities against a distribution",
     naive=_kl,
     terms=_kl_terms,
     torch=Elsewhere("kl_div"),
@@ -119,6 +120,7 @@ def _kl_with_probs_terms(m: Any, p: Any, target: Any) -> Any:
     pred=UNIT,
     target=CHANCES,
     formula=r"\sum_k t_k \log \frac{t_k}{p_k}",
+    use_when="distributions: probabilities against a distribution, a row being a sample",
     naive=_kl_with_probs,
     terms=_kl_with_probs_terms,
     link="identity",
@@ -206,6 +208,7 @@ def _kl_terms_of_logits(m: Any, z: Any, target: Any, temperature: Any, from_logi
     kernels.kl_div_with_logits,
     target=CHANCES_OR_LOGITS,
     formula=r"\sum_k q_k (\log q_k - \log p_k)",
+    use_when="distributions, distillation: a student's logits against a teacher's distribution",
     naive=_kl_of_logits,
     terms=_kl_terms_of_logits,
 )
@@ -303,6 +306,7 @@ def _js_terms(m: Any, z: Any, target: Any, beta: Any, temperature: Any, from_log
     kernels.js_divergence_with_logits,
     target=CHANCES_OR_LOGITS,
     formula=r"\beta D(q \| m) + (1 - \beta) D(p \| m)",
+    use_when="distributions, distillation: as Kullback-Leibler, but bounded and of both directions",
     naive=_js,
     terms=_js_terms,
 )
@@ -367,6 +371,7 @@ def js_divergence_with_logits(
     formula=r"\frac{1}{2} \left(e^s + \mu^2 - 1 - s\right)",
     inputs=("mu", "log_var"),
     checked="log_var",
+    use_when="distributions: the latent variables of a variational autoencoder",
     naive=lambda m, mu, s: (m.exp(s) + mu**2 - 1 - s) / 2,
 )
 def gaussian_kl_loss(
@@ -462,6 +467,7 @@ def _elbo_terms(m: Any, x: Any, y: Any, mu: Any, v: Any, likelihood: str, beta: 
     target=UNIT,
     formula=r"-\log p(x \mid z) + \beta D(q(z \mid x) \| N(0, 1))",
     inputs=("recon", "mu", "log_var"),
+    use_when="distributions: a whole variational autoencoder",
     naive=_elbo_naive,
     terms=_elbo_terms,
 )

@@ -46,6 +46,7 @@ def _gaussian_terms(m: Any, z: Any, y: Any, var: Any, full: Any, eps: Any) -> An
     inputs=("pred", "var"),
     checked="var",
     formula=r"\frac{1}{2} \left(\log v + \frac{e^2}{v}\right)",
+    use_when="uncertainty, regression: each sample has a mean and a variance of its own",
     naive=_gaussian,
     terms=_gaussian_terms,
     torch=Elsewhere("gaussian_nll_loss"),
@@ -125,6 +126,7 @@ def _with_log_var_terms(m: Any, z: Any, y: Any, log_var: Any, full: Any) -> Any:
     inputs=("pred", "log_var"),
     checked="log_var",
     formula=r"\frac{1}{2} \left(s + e^2 \mathrm{e}^{-s}\right)",
+    use_when="uncertainty, regression: as the Gaussian, of log-variances: nothing to clamp",
     naive=_with_log_var,
     terms=_with_log_var_terms,
 )
@@ -193,6 +195,7 @@ def _laplace_terms(m: Any, z: Any, y: Any, scale: Any) -> Any:
     inputs=("pred", "scale"),
     checked="scale",
     formula=r"\log 2 b + \frac{|e|}{b}",
+    use_when="uncertainty, regression, outliers: a scale for each sample, with heavier tails",
     naive=_laplace,
     terms=_laplace_terms,
 )
@@ -261,6 +264,7 @@ def _student_terms(m: Any, z: Any, y: Any, scale: Any, df: Any) -> Any:
     inputs=("pred", "scale"),
     checked="scale",
     formula=r"\log b + \frac{\nu + 1}{2} \log\left(1 + \frac{e^2}{\nu b^2}\right) + c(\nu)",
+    use_when="uncertainty, regression, outliers: a scale for each sample, with the heaviest tails",
     naive=_student,
     terms=_student_terms,
     ulp=(8, 8, 8),

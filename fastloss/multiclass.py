@@ -115,6 +115,7 @@ def _cross_entropy_terms(
     kernels.cross_entropy,
     target=CLASSES,
     formula=r"\log \sum_k e^{z_k} - z_y",
+    use_when="multi-class, calibration, distillation: one class out of several, from logits",
     naive=_cross_entropy,
     terms=_cross_entropy_terms,
     torch=Elsewhere(
@@ -287,6 +288,7 @@ def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any
     kernels.softmax_focal_loss,
     target=LABELS,
     formula=r"-\alpha_y (1 - p_y)^\gamma \log p_y",
+    use_when="multi-class, imbalance: easy samples outnumber the hard ones",
     naive=_softmax_focal,
     terms=_softmax_focal_terms,
     ulp=(
@@ -355,6 +357,7 @@ def softmax_focal_loss(
     kernels.poly_loss,
     target=LABELS,
     formula=r"-\log p_y + \epsilon (1 - p_y)",
+    use_when="multi-class: a little more weight on unsure samples than cross-entropy gives",
     naive=_poly,
     terms=_poly_terms,
     link="multilogit",
@@ -425,6 +428,7 @@ def poly_loss(
     kernels.generalized_cross_entropy,
     target=LABELS,
     formula=r"\frac{1 - p_y^q}{q}",
+    use_when="multi-class, noisy labels: a share of the labels is wrong",
     naive=_generalized,
     terms=_generalized_terms,
     link="multilogit",
@@ -499,6 +503,7 @@ def _nll(m: Any, z: Any, y: int, class_weight: Any) -> Any:
     kernels.nll,
     target=LABELS,
     formula=r"-w_y z_y",
+    use_when="multi-class: there are log-probabilities already",
     naive=_nll,
     torch=Elsewhere("nll_loss", {"class_weight": "weight"}),
     link="log",
@@ -569,6 +574,7 @@ def _cross_entropy_with_probs(m: Any, p: Any, target: Any, class_weight: Any) ->
     pred=UNIT,
     target=CLASSES,
     formula=r"-w_y \log p_y",
+    use_when="multi-class: there are probabilities already, and no logits",
     naive=_cross_entropy_with_probs,
     link="identity",
 )
@@ -647,6 +653,7 @@ def _multi_margin(m: Any, z: Any, y: int, p: Any, margin: Any, class_weight: Any
     kernels.multi_margin,
     target=LABELS,
     formula=r"\frac{w_y}{K} \sum_{j \ne y} \max(0, m - z_y + z_j)^p",
+    use_when="multi-class, margin: the decision counts; every class is to stay below the label",
     naive=_multi_margin,
     torch=Elsewhere("multi_margin_loss", {"class_weight": "weight"}),
 )
@@ -725,6 +732,7 @@ def _crammer_singer(m: Any, z: Any, y: int, margin: Any) -> Any:
     kernels.crammer_singer,
     target=LABELS,
     formula=r"\max\left(0, m - z_y + \max_{j \ne y} z_j\right)",
+    use_when="multi-class, margin: the decision counts; only the strongest rival matters",
     naive=_crammer_singer,
 )
 def crammer_singer_loss(

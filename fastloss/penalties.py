@@ -78,6 +78,7 @@ def _penalty(
 @first_order_loss(
     Set,
     formula=r"\lambda \sum |w|",
+    use_when="penalties: most weights are to become 0",
     naive=_l1,
     inputs=("weights",),
 )
@@ -124,6 +125,7 @@ def l1_penalty(
 @first_order_loss(
     Set,
     formula=r"\tfrac{\lambda}{2} \sum w^2",
+    use_when="penalties: weights are to stay small",
     naive=_l2,
     inputs=("weights",),
 )
@@ -170,6 +172,7 @@ def l2_penalty(
 @first_order_loss(
     Set,
     formula=r"\lambda_1 \sum |w| + \tfrac{\lambda_2}{2} \sum w^2",
+    use_when="penalties: both, as where weights are correlated",
     naive=lambda m, weights, l1, l2: _l1(m, weights, l1) + _l2(m, weights, l2),
     inputs=("weights",),
 )

@@ -32,6 +32,7 @@ def _maps(run: Set, name: str, x: Any) -> dict[str, Array]:
 @first_order_loss(
     Set,
     formula=r"\sum_m w_m \operatorname{mean} |f_m - t_m|^q",
+    use_when="images: what looks alike is to be near, by the features of a network",
     naive=_perceptual,
     inputs=("features",),
 )

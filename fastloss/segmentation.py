@@ -300,6 +300,7 @@ CLASS_TARGETS = Domain(label="class labels, class shares, or in [0, 1] if binary
     target=CLASS_TARGETS,
     formula=r"\frac{1}{C} \sum_c \left("
     r"1 - \frac{2 \sum p_c t_c + s}{\sum p_c + \sum t_c + s}\right)",
+    use_when="segmentation, imbalance: regions are small beside the background",
     naive=lambda m, pred, target, smooth, **knobs: _naive(
         m, pred, target, 0.5, 0.5, smooth / 2, **knobs
     ),
@@ -395,6 +396,7 @@ def dice_loss(
     Set,
     target=CLASS_TARGETS,
     formula=r"\frac{1}{C} \sum_c \left(1 - \frac{I_c + s}{I_c + \alpha F_c + \beta M_c + s}\right)",
+    use_when="segmentation, imbalance: missed and invented regions cost differently",
     naive=_naive,
 )
 def tversky_loss(

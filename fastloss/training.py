@@ -139,6 +139,11 @@ class LossMeter:
     ----------
     mean, weight : float
         The mean so far, nan where nothing was kept; the sum of the weights.
+    perplexity, accuracy : float
+        exp of the mean; the weighted share of what was told to be correct (`update_each`), nan
+        where nothing was.
+    classes, segments : dict of LossMeter
+        The same of each class and segment that `update_each` was told.
 
     Notes
     -----
@@ -165,7 +170,9 @@ class LossMeter:
     def reset(self) -> None:
         """Forget every batch."""
         # Each sum is two floats, of which the second holds what the first has lost.
-        self._total = self._weight = (0.0, 0.0)
+        self._total = self._weight = self._right = self._judged = (0.0, 0.0)
+        self.classes: dict[Any, LossMeter] = {}
+        self.segments: dict[Any, LossMeter] = {}
 
     def update(self, mean: float, weight: float = 1.0) -> None:
         """Add a batch.
@@ -192,17 +199,102 @@ class LossMeter:
         if not math.isfinite(weight):
             raise ValueError(f"LossMeter.update: weight: expected a finite number, got {weight!r}")
         if weight:
-            self._total = _plus(self._total, mean * weight)
-            self._weight = _plus(self._weight, weight)
+            self._plus_sums(mean * weight, weight)
+
+    def update_each(
+        self,
+        losses: ArrayLike,
+        sample_weight: ArrayLike | None = None,
+        *,
+        correct: ArrayLike | None = None,
+        classes: ArrayLike | None = None,
+        segments: ArrayLike | None = None,
+    ) -> None:
+        """Add a batch by the loss of each sample.
+
+        Parameters
+        ----------
+        losses : array_like
+            Of any shape.
+        sample_weight : array_like, optional
+            Of the leading axes of that shape, or a scalar. What weighs 0 (or is False) contributes
+            nothing, though its loss is nan.
+        correct : array_like of bool, optional
+            Which samples are right, of the losses' shape: for `accuracy`.
+        classes, segments : array_like, optional
+            The class and the segment of each sample, of the losses' shape: labels, integers or
+            strings. The meter has a meter of each.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For what is not of the losses' shape, weights that are not finite.
+
+        Examples
+        --------
+        >>> import fastloss as fl
+        >>> meter = fl.LossMeter()
+        >>> meter.update_each([1.0, 2.0, 6.0], classes=[0, 0, 1], correct=[True, True, False])
+        >>> meter.mean, meter.classes[0].mean, round(meter.accuracy, 3)
+        (3.0, 1.5, 0.667)
+        """
+        each = np.asarray(losses, np.float64)
+        weight = np.asarray(1.0 if sample_weight is None else sample_weight, np.float64)
+        if weight.shape != each.shape[: weight.ndim]:
+            raise ValueError(
+                f"LossMeter.update_each: sample_weight: expected a scalar or the leading axes of "
+                f"{each.shape}, got {weight.shape}"
+            )
+        if not np.isfinite(weight).all():
+            raise ValueError("LossMeter.update_each: sample_weight: expected finite numbers")
+        weight = weight.reshape(weight.shape + (1,) * (each.ndim - weight.ndim))
+        weight = np.broadcast_to(weight, each.shape)
+        keep = weight != 0
+        each, weight = each[keep], weight[keep]
+        of_each = {"correct": correct, "classes": classes, "segments": segments}
+        told = {}
+        for name, given in of_each.items():
+            if given is not None:
+                a = np.asarray(given)
+                if a.shape != keep.shape:
+                    raise ValueError(
+                        f"LossMeter.update_each: {name}: expected the losses' shape {keep.shape}, "
+                        f"got {a.shape}"
+                    )
+                told[name] = a[keep]
+        with np.errstate(all="ignore"):
+            totals = each * weight
+        self._plus_sums(float(totals.sum()), float(weight.sum()))
+        if correct is not None:
+            self._right = _plus(self._right, float(weight[told["correct"].astype(bool)].sum()))
+            self._judged = _plus(self._judged, float(weight.sum()))
+        for name, meters in (("classes", self.classes), ("segments", self.segments)):
+            if name not in told:
+                continue
+            values, at = np.unique(told[name], return_inverse=True)
+            sums = (np.bincount(at, totals), np.bincount(at, weight))
+            for value, total, of_value in zip(
+                values.tolist(), *(a.tolist() for a in sums), strict=True
+            ):
+                meters.setdefault(value, LossMeter())._plus_sums(total, of_value)
+
+    def _plus_sums(self, total: float, weight: float) -> None:
+        self._total = _plus(self._total, total)
+        self._weight = _plus(self._weight, weight)
 
     def merge(self, other: LossMeter) -> None:
         """Add all batches of another meter to this one."""
         if not isinstance(other, LossMeter):
             raise TypeError(f"LossMeter.merge: other: expected a LossMeter, got {type(other)}")
-        for part in other._total:
-            self._total = _plus(self._total, part)
-        for part in other._weight:
-            self._weight = _plus(self._weight, part)
+        for name in ("_total", "_weight", "_right", "_judged"):
+            for part in getattr(other, name):
+                setattr(self, name, _plus(getattr(self, name), part))
+        for ours, theirs in ((self.classes, other.classes), (self.segments, other.segments)):
+            for value, meter in list(theirs.items()):
+                ours.setdefault(value, LossMeter()).merge(meter)
+
+    def __copy__(self) -> LossMeter:
+        return copy.deepcopy(self)
 
     def __add__(self, other: LossMeter) -> LossMeter:
         if not isinstance(other, LossMeter):
@@ -220,6 +312,19 @@ class LossMeter:
     def weight(self) -> float:
         """The sum of the weights."""
         return sum(self._weight)
+
+    @property
+    def perplexity(self) -> float:
+        """Exp of the mean, inf beyond the largest float."""
+        try:
+            return math.exp(self.mean)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def accuracy(self) -> float:
+        """The weighted share of what is correct, nan where that was never told."""
+        return sum(self._right) / sum(self._judged) if sum(self._judged) else math.nan
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LossMeter) and vars(self) == vars(other)

@@ -69,6 +69,8 @@ typedef struct fl_call {
     int form; /* of rows of terms */
     int spread; /* of rows: labels are treated as the probabilities they stand for */
     int divergence, target_logits; /* of rows: the targets are distributions, given by logits */
+    const fl_operand *scores;      /* of rows: what is asked for, by FL_LOGPROB and those after it */
+    ptrdiff_t topk;                /* how many of the highest classes */
     _Atomic int bad; /* set by a range that met a target out of its domain */
 } fl_call;
 
@@ -76,11 +78,17 @@ typedef struct fl_call {
  * order. */
 enum { FL_TERMS, FL_MEANS, FL_DIVERGENCE, FL_MARGINS, FL_RIVAL, FL_LISTS };
 
+/* The results of the driver `scores`, in the order of SCORES in fastloss/_gate.pyx: floats, 64-bit
+ * integers, a boolean, and of the highest classes a row each. */
+enum { FL_LOGPROB, FL_LOSS, FL_LSE, FL_ENTROPY, FL_MARGIN, FL_CONFIDENCE, FL_ARGMAX, FL_RANK, FL_CORRECT,
+       FL_TOPK, FL_TOPK_LOGPROB, FL_SCORES };
+
 /* What an instruction set's module exports: its drivers, for float and double. A driver does one
  * range, in a workspace of the calling thread's. */
 typedef void (*fl_driver)(fl_call *, ptrdiff_t range, fl_workspace *);
 typedef struct {
-    fl_driver elementwise[2], rows[2], terms[2], weigh[2], tile_sums[2], tiles[2];
+    fl_driver elementwise[2], rows[2], terms[2], weigh[2], tile_sums[2], tiles[2],
+        scores[2];
 } fl_drivers;
 
 /* A kernel runs in the standard floating-point mode, whatever its thread's: round to nearest, no

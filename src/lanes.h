@@ -392,6 +392,105 @@ typedef struct {
                 if (hessian)                                                                       \
                     hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
             }                                                                                      \
+    }                                                                                              \
+    /* What fl_exponentials sums, of a block that may be higher than `top`, and the sum of e (top - z)\
+     * (`dot`); no e is kept. Returns the block's maximum: if that is above top, all of it is wrong.\
+     * The sums of each FL_ADDS steps are in a part of their own, for fl_add_part. */              \
+    FL_INLINE T fl_part_sums_##S(int split, int dot, const T *restrict z, ptrdiff_t steps, T top,  \
+                                 T *restrict part, const char *ahead) {                            \
+        T most[FL_LANES], e[FL_LANES];                                                             \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            most[l] = -INFINITY;                                                                   \
+        for (ptrdiff_t i = 0; i < steps; part += 3 * FL_LANES) {                                   \
+            T lane[FL_LANES] = {0}, lower[FL_LANES] = {0}, far[FL_LANES] = {0};                    \
+            ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
+            for (; i < end; ++i, z += FL_LANES) {                                                  \
+                fl_near_##S(ahead, i);                                                             \
+                for (int l = 0; l < FL_LANES; ++l) {                                               \
+                    T x = fl_exp_scaled_##S(z[l] - top);                                           \
+                    most[l] = z[l] > most[l] ? z[l] : most[l];                                     \
+                    lane[l] += x;                                                                  \
+                    if (split)                                                                     \
+                        e[l] = x;                                                                  \
+                }                                                                                  \
+                /* Apart, or the selects become branches. */                                       \
+                for (int l = 0; split && l < FL_LANES; ++l) {                                      \
+                    T x = e[l], d = z[l] - top, under = x < 1 / FL_UNSCALE_##S ? x : 0;            \
+                    lower[l] += under;                                                             \
+                    d = d < -1000 ? -1000 : d; /* 0 times inf is nan */                            \
+                    if (dot)                                                                       \
+                        far[l] -= x * d;                                                           \
+                }                                                                                  \
+            }                                                                                      \
+            memcpy(part, lane, sizeof lane);                                                       \
+            memcpy(part + FL_LANES, lower, split ? sizeof lower : 0);                              \
+            memcpy(part + 2 * FL_LANES, far, dot ? sizeof far : 0);                                \
+        }                                                                                          \
+        return fl_greatest_##S(most);                                                              \
+    }                                                                                              \
+    FL_INLINE void fl_add_part_##S(const T *restrict lane, double *restrict total) {               \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            FL_FLUSH(T, total, lane);                                                              \
+    }                                                                                              \
+    /* Of rows side by side the highest so far and its class, of equals the first. */              \
+    FL_INLINE void fl_argmax_##S(const T *restrict z, ptrdiff_t steps, T *restrict top,            \
+                                 T *restrict at) {                                                 \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T here = z[l], highest = top[l], other = at[l];                                    \
+                top[l] = here > highest ? here : highest;                                          \
+                at[l] = here > highest ? (T)i : other;                                             \
+            }                                                                                      \
+    }                                                                                              \
+    /* The highest below another, `last`, or equal to it at a later class than its own. */         \
+    FL_INLINE void fl_next_##S(const T *restrict z, ptrdiff_t steps, const T *restrict last,       \
+                               const T *restrict last_at, T *restrict top, T *restrict at) {       \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T here = z[l], highest = top[l], other = at[l];                                    \
+                int after = (here < last[l]) | ((here == last[l]) & ((T)i > last_at[l]));          \
+                int better = after & ((here > highest) | (other < 0));                             \
+                top[l] = better ? here : highest;                                                  \
+                at[l] = better ? (T)i : other;                                                     \
+            }                                                                                      \
+    }                                                                                              \
+    /* How many are above a bound; which lanes have a nan. */                                      \
+    FL_INLINE void fl_above_##S(const T *restrict z, ptrdiff_t steps, const T *restrict bound,     \
+                                T *restrict count) {                                               \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T n = count[l];                                                                    \
+                count[l] = z[l] > bound[l] ? n + 1 : n;                                            \
+            }                                                                                      \
+    }                                                                                              \
+    FL_INLINE void fl_nans_##S(const T *restrict z, ptrdiff_t steps, T *restrict odd) {            \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+                T known = odd[l];                                                                  \
+                odd[l] = z[l] != z[l] ? 1 : known;                                                 \
+            }                                                                                      \
+    }                                                                                              \
+    /* Of one row: how many are above a bound, and where the first is that equals x, or -1. */     \
+    FL_INLINE ptrdiff_t fl_all_above_##S(const T *restrict z, ptrdiff_t steps, T x) {              \
+        T bound[FL_LANES], count[FL_LANES] = {0};                                                  \
+        int all = 0; /* floats would be added one after the other */                               \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            bound[l] = x;                                                                          \
+        fl_above_##S(z, steps, bound, count);                                                      \
+        for (int l = 0; l < FL_LANES; ++l)                                                         \
+            all += (int)count[l];                                                                  \
+        return all;                                                                                \
+    }                                                                                              \
+    FL_INLINE ptrdiff_t fl_find_##S(const T *restrict z, ptrdiff_t steps, T x) {                   \
+        for (ptrdiff_t i = 0; i < steps * FL_LANES; i += FL_LANES) {                               \
+            int here = 0;                                                                          \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                here |= z[i + l] == x;                                                             \
+            for (int l = 0; here && l < FL_LANES; ++l)                                             \
+                if (z[i + l] == x)                                                                 \
+                    return i + l;                                                                  \
+        }                                                                                          \
+        return -1;                                                                                 \
     }
 /* The sum of FL_LANES totals, and of what is behind each, less a number. */
 #define FL_FOLD(half)                                                                              \

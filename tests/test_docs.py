@@ -6,10 +6,12 @@ from importlib import import_module
 from pathlib import Path
 
 import fastloss as fl
+from fastloss._catalogue import all_tasks
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PAGE = ROOT / "docs" / "differences.md"
+CHOOSING = ROOT / "docs" / "choosing.md"
 HEAD = "| | PyTorch | scikit-learn | knobs |"
 
 
@@ -39,6 +41,26 @@ def families() -> str:
         found.setdefault(about, []).append(f"`{name}`")
     lines = [f"| {about} | {', '.join(names)} |" for about, names in found.items()]
     return "\n".join(["| family | losses |", "|---|---|", *lines]) + "\n"
+
+
+def choosing() -> str:
+    """The tables of docs/choosing.md: of each task the losses, and when each is the one."""
+    parts = []
+    for task, losses in all_tasks().items():
+        lines = [f"| `{loss.name}` | {loss.use_when.partition(': ')[2]} |" for loss in losses]
+        parts.append("\n".join([f"## {task}", "", "| loss | when |", "|---|---|", *lines, ""]))
+    return "\n".join(parts)
+
+
+def test_the_page_of_choosing_is_fresh():
+    assert CHOOSING.read_text().endswith(choosing()), "run: python tests/test_docs.py"
+
+
+def test_every_loss_says_when_to_use_it():
+    said = [loss.use_when for loss in fl.losses().values()]
+    assert len(set(said)) == len(said)
+    for line in said:
+        assert re.fullmatch(r"[a-z-]+( [a-z]+)?(, [a-z-]+( [a-z]+)?)*: \S.*[^.]", line), line
 
 
 def test_the_readme_lists_every_loss():
@@ -72,6 +94,8 @@ def test_a_loss_is_named_only_where_it_is_made():
 
 
 if __name__ == "__main__":
+    text = CHOOSING.read_text()
+    CHOOSING.write_text(text[: text.index("## ")] + choosing())
     text = PAGE.read_text()
     begin = text.index(HEAD)
     end = text.index("\n\n", begin) + 1

@@ -52,6 +52,18 @@ def test_xgboost_objective(example):
     assert roc_auc_score(y_test, native.predict(xgboost.DMatrix(x_test))) > 0.8
 
 
+def test_noisy_labels(example):
+    assert len(example["flipped"]) == len(example["labels"]) // 20
+    assert (example["labels"][example["flipped"]] != example["truth"][example["flipped"]]).all()
+    for name, ranking in example["rankings"].items():
+        assert example["recovered"](ranking, 0.05) > 0.8, name
+        assert example["recovered"](ranking, 0.08) > 0.95, name
+    ours = example["recovered"](example["rankings"]["log-probability"], 0.05)
+    for name, ranking in example["rankings"].items():
+        if "cleanlab" in name:
+            assert abs(example["recovered"](ranking, 0.05) - ours) < 0.03, name
+
+
 def test_default_mean_trains_nothing_in_xgboost():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(1000, 3))

@@ -164,6 +164,51 @@ def test_meters_merge(rng):
     assert (twin.mean, twin.weight) == (whole.mean, 2 * whole.weight)
 
 
+def test_meters_of_samples(rng):
+    losses, weight = rng.lognormal(size=(40, 3)), rng.uniform(size=40)
+    weight[::5] = 0
+    losses[::5] = math.nan  # not counted
+    classes = rng.integers(4, size=(40, 3))
+    right = classes == 2
+    meter = fl.LossMeter()
+    meter.update_each(losses[:20], weight[:20], correct=right[:20], classes=classes[:20])
+    meter.update_each(losses[20:], weight[20:], correct=right[20:], classes=classes[20:])
+    w = np.broadcast_to(weight[:, None], losses.shape)
+    keep = w != 0
+
+    def mean(x, where):
+        return pytest.approx(np.average(x[where], weights=w[where]), rel=1e-14)
+
+    assert meter.mean == mean(losses, keep)
+    assert meter.accuracy == mean(right, keep)
+    for k, of_class in meter.classes.items():
+        assert of_class.mean == mean(losses, keep & (classes == k))
+    twin = pickle.loads(pickle.dumps(meter))
+    assert twin == meter and twin.classes == meter.classes
+    copied = copy.copy(meter)
+    copied.update_each([1.0], classes=[0])
+    assert twin == meter != copied
+    doubled = meter + twin
+    assert doubled.classes[1].weight == 2 * meter.classes[1].weight
+    meter.reset()
+    assert meter == fl.LossMeter() and math.isnan(meter.accuracy)
+    meter.update(1e4)
+    assert meter.perplexity == math.inf
+
+
+def test_meters_of_samples_refuse():
+    meter = fl.LossMeter()
+    for options, message in (
+        ({"sample_weight": [1, 2, 3]}, r"sample_weight: expected a scalar or the leading .*\(2,\)"),
+        ({"sample_weight": [1, math.inf]}, "sample_weight: expected finite numbers"),
+        ({"correct": [True]}, r"correct: expected the losses' shape \(2,\), got \(1,\)"),
+        ({"segments": "ab"}, r"segments: expected the losses' shape"),
+    ):
+        with pytest.raises(ValueError, match=f"^LossMeter.update_each: {message}"):
+            meter.update_each([1.0, 2.0], **options)
+    assert meter == fl.LossMeter()
+
+
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 def test_meters_pickle(protocol):
     meter = fl.LossMeter()

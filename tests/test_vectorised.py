@@ -83,3 +83,23 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
             if not full >= 3 * variants()[name] > 0:
                 missing[name, letter] = f"{full} of {3 * variants()[name]} loops"
     assert not missing
+
+
+@pytest.mark.parametrize("isa", [isa for isa in fl.kernels.available if HERE])
+def test_every_exponential_of_the_scores_is_vectorised(isa):
+    """2^n is made by a shift: by 23 bits in floats, by 52 in doubles."""
+    _, found = functions(isa)
+    symbol = re.compile(rf"_{len(isa)}{isa}_score(s|_row|_lanes)\b")
+    for fused, shift in ((0, r"pslld\s+\$0x17"), (1, r"psllq\s+\$0x34")):
+        of_loops = [
+            text
+            for key in found
+            if symbol.search(key) and key.startswith(f"__pyx_fuse_{fused}_")
+            for text in loops(found[key])
+        ]
+        # The sums of a row, with what is beside the highest, with distances; of rows side by side.
+        wide = sum(bool(re.search(rf"{shift},.*%{WIDTH[isa]}", text)) for text in of_loops)
+        assert wide >= 4
+        for text in of_loops:
+            scalar = re.findall(r"\bv?(?:mul|fn?m(?:add|sub)\d+)s[sd]\s", text)
+            assert len(scalar) < 5, text

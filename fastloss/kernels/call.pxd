@@ -24,6 +24,18 @@ cdef extern from "call.h" nogil:
         FL_MARGINS
         FL_RIVAL
         FL_LISTS
+        FL_LOGPROB
+        FL_LOSS
+        FL_LSE
+        FL_ENTROPY
+        FL_MARGIN
+        FL_CONFIDENCE
+        FL_ARGMAX
+        FL_RANK
+        FL_CORRECT
+        FL_TOPK
+        FL_TOPK_LOGPROB
+        FL_SCORES
 
     ctypedef struct fl_operand:
         char* data
@@ -103,6 +115,8 @@ cdef extern from "call.h" nogil:
         int spread
         int divergence
         int target_logits
+        const fl_operand* scores
+        Py_ssize_t topk
         int bad
 
     ctypedef struct fl_workspace:
@@ -123,6 +137,7 @@ cdef extern from "call.h" nogil:
         fl_driver[2] weigh
         fl_driver[2] tile_sums
         fl_driver[2] tiles
+        fl_driver[2] scores
 
     ctypedef struct fl_mode:
         pass

@@ -22,6 +22,7 @@ include "distributions.pxi"
 include "drivers.pxi"
 include "rows.pxi"
 include "terms.pxi"
+include "scores.pxi"
 
 
 cdef void elementwise_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
@@ -72,6 +73,14 @@ cdef void tiles_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
     tiles(c, r, ws, <double>0)
 
 
+cdef void scores_f32(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    scores(c, r, ws, <float>0)
+
+
+cdef void scores_f64(fl_call* c, Py_ssize_t r, fl_workspace* ws) noexcept nogil:
+    scores(c, r, ws, <double>0)
+
+
 cdef fl_drivers table
 table.elementwise[0] = elementwise_f32
 table.elementwise[1] = elementwise_f64
@@ -85,4 +94,6 @@ table.tile_sums[0] = tile_sums_f32
 table.tile_sums[1] = tile_sums_f64
 table.tiles[0] = tiles_f32
 table.tiles[1] = tiles_f64
+table.scores[0] = scores_f32
+table.scores[1] = scores_f64
 DRIVERS = <size_t>&table

@@ -46,6 +46,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_product_low_f64(double, double, double)
 
 cdef extern from "lanes.h" nogil:
+    enum:
+        FL_ADDS
     void fl_highest_f32(const float*, Py_ssize_t, float*)
     void fl_highest_f64(const double*, Py_ssize_t, double*)
     float fl_highest_of_all_f32(const float*, Py_ssize_t)
@@ -99,6 +101,22 @@ cdef extern from "lanes.h" nogil:
                        const double*)
     void fl_spread_f64(bint, const double*, Py_ssize_t, const double*, const double*,
                        const double*, const double*, const double*, double, double*, double*)
+    float fl_part_sums_f32(bint, bint, const float*, Py_ssize_t, float, float*, const char*)
+    void fl_add_part_f32(const float*, double*)
+    void fl_argmax_f32(const float*, Py_ssize_t, float*, float*)
+    void fl_next_f32(const float*, Py_ssize_t, const float*, const float*, float*, float*)
+    void fl_above_f32(const float*, Py_ssize_t, const float*, float*)
+    void fl_nans_f32(const float*, Py_ssize_t, float*)
+    Py_ssize_t fl_all_above_f32(const float*, Py_ssize_t, float)
+    Py_ssize_t fl_find_f32(const float*, Py_ssize_t, float)
+    double fl_part_sums_f64(bint, bint, const double*, Py_ssize_t, double, double*, const char*)
+    void fl_add_part_f64(const double*, double*)
+    void fl_argmax_f64(const double*, Py_ssize_t, double*, double*)
+    void fl_next_f64(const double*, Py_ssize_t, const double*, const double*, double*, double*)
+    void fl_above_f64(const double*, Py_ssize_t, const double*, double*)
+    void fl_nans_f64(const double*, Py_ssize_t, double*)
+    Py_ssize_t fl_all_above_f64(const double*, Py_ssize_t, double)
+    Py_ssize_t fl_find_f64(const double*, Py_ssize_t, double)
     double fl_settled(double*, double)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
