@@ -1,5 +1,7 @@
 /* Every function of the headers in src over special values and over sizes around those of its blocks, in memory
- * of just the bytes it may touch, for ci/sanitize to watch. What they compute is the tests' to check. */
+ * of just the bytes it may touch, for ci/sanitize to watch. What they compute is the tests' to check; with
+ * FL_SHOW the elementary functions are shown, on their domains, for ci/machines to compare two machines. */
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "call.h"
@@ -175,6 +177,38 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
 DEFINE_LANES(float, f32)
 DEFINE_LANES(double, f64)
 
+/* name, stated error in ulp, bytes of a number, number. */
+#define SHOW(name, ulp, T, value) printf("%s %g %d %a\n", name, ulp, (int)sizeof(T), (double)(value))
+#define DEFINE_SHOW(T, S)                                                                          \
+    static void show_##S(T x) {                                                                    \
+        T low;                                                                                     \
+        SHOW("exp_" #S, 1.05, T, fl_exp_##S(x));                                                   \
+        SHOW("exp_times_" #S, 1.5, T, fl_exp_times_##S((T)1.3, x, 0, 0));                          \
+        SHOW("log1p_" #S, 1.25, T, fl_log1p_##S(x));                                               \
+        if (isnormal(x) || x == 0)                                                                 \
+            SHOW("log_" #S, 1.25, T, fl_log_##S(x));                                               \
+        if (!(x <= -1))                                                                            \
+            SHOW("minus_log1p_" #S, 1.25, T, fl_minus_log1p_##S(x));                               \
+        SHOW("tanh_" #S, 2.6, T, fl_tanh_##S(x, 0, &low)), SHOW("tanh'_" #S, 4.1, T, low);         \
+        if (!(x > 0))                                                                              \
+            SHOW("expm1_" #S, 1.25, T, fl_expm1_nonpositive_##S(x));                               \
+        if (x >= -1 && x <= 1) {                                                                   \
+            SHOW("exp_excess_" #S, 2.1, T, fl_exp_excess_##S(x));                                  \
+            SHOW("log_cosh_" #S, 1.25, T, fl_log_cosh_unit_##S(x));                                \
+        }                                                                                          \
+        if (x >= 0 && x <= 1)                                                                      \
+            SHOW("log1p_unit_" #S, 1.25, T, fl_log1p_unit_##S(x));                                 \
+    }
+DEFINE_SHOW(float, f32)
+DEFINE_SHOW(double, f64)
+
+static void show(void) {
+    for (size_t i = 0; i < COUNT(SPECIAL); ++i)
+        show_f32((float)SPECIAL[i]), show_f64(SPECIAL[i]);
+    for (double x = 1e-6; x < 1000; x *= 1.01)
+        show_f32((float)x), show_f64(x), show_f32((float)-x), show_f64(-x);
+}
+
 static void rows(void) {
     ptrdiff_t shape[3] = {2, 3, 4}, stride[3] = {-96, 32, -8};
     fl_operand op = {take(192) + 96 + 24, 1, 8, shape, stride, 3, FL_F64};
@@ -186,6 +220,9 @@ static void rows(void) {
 }
 
 int main(void) {
+#ifdef FL_SHOW
+    show();
+#endif
     rows();
     for (size_t i = 0; i < COUNT(SPECIAL); ++i)
         for (size_t j = 0; j < COUNT(SPECIAL); ++j)

@@ -1,9 +1,9 @@
 """The compiled way in: `Gate` sends plain small arrays straight to the kernel, `Job` is a call in
 the general way, which several threads may work on at once.
 
-A job is cut into ranges by its shape alone. Whoever calls `work` claims ranges from an atomic
-counter, without the GIL, until none is left; each range leaves one partial sum, and the sums are
-added exactly and rounded once, so the bits of a result do not depend on who did what.
+A job is cut into ranges by its shape alone. Whoever works claims ranges from an atomic counter,
+without the GIL, until none is left; each range leaves one partial sum, and the sums are added
+exactly and rounded once, so the bits of a result do not depend on who did what.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -26,6 +26,7 @@ cdef extern from *:
     #if defined(_WIN32)
     #include <windows.h>
     static int64_t fl_milliseconds(void) { return (int64_t)GetTickCount64(); }
+    static void fl_nap(void) { Sleep(1); }
     #else
     #include <time.h>
     static int64_t fl_milliseconds(void) {
@@ -33,19 +34,30 @@ cdef extern from *:
         clock_gettime(CLOCK_MONOTONIC, &t);
         return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
+    static void fl_nap(void) {
+        struct timespec t = {0, 100000};
+        nanosleep(&t, NULL);
+    }
     #endif
     /* What a small call works in: malloc of as much may go to the system and back every time. */
     static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
-    #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_RELAXED)
-    #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_RELAXED)
-    #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_RELAXED)
+    /* Whoever begins to work sees that all shall stop or that all is claimed, or is seen at work
+     * by the caller, who waits. */
+    #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL)
+    #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_SEQ_CST)
+    #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
+    #define fl_begin(count) __atomic_fetch_add(count, 1, __ATOMIC_SEQ_CST)
+    #define fl_end(count) __atomic_fetch_sub(count, 1, __ATOMIC_RELEASE)
     """
     char[1 << 17] fl_own
     int64_t fl_milliseconds() nogil
+    void fl_nap() nogil
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
     int fl_peek(int*) nogil
     Py_ssize_t fl_peek_at "fl_peek" (Py_ssize_t*) nogil
     void fl_raise(int*) nogil
+    void fl_begin(int*) nogil
+    void fl_end(int*) nogil
 
 cdef fl_drivers* DRIVERS = <fl_drivers*><size_t>kernels.DRIVERS
 
@@ -172,7 +184,7 @@ cdef class Job:
     cdef fl_driver driver
     cdef Py_ssize_t claimed
     cdef size_t scratch
-    cdef int stop, wide
+    cdef int stop, wide, working
     cdef object partial, sums
     cdef Py_ssize_t ranges_of_rows
     cdef list kept
@@ -289,16 +301,45 @@ cdef class Job:
         self.stop = 0
         self.claimed = 0
 
+    def run(self, submit, Py_ssize_t helpers, bint main) -> bool:
+        """Does all ranges, with so many helpers if `submit` finds threads: whether it did.
+
+        When this returns or raises, no thread is at work any more: no interrupt comes between the
+        lines here, as it could in Python.
+        """
+        cdef list started = []
+        try:
+            try:
+                for _ in range(helpers):
+                    started.append(submit(self.work, False))
+            except RuntimeError:  # no thread to be had, or the interpreter is shutting down
+                pass
+            self.work(main)
+        except BaseException:
+            fl_raise(&self.stop)
+            raise
+        finally:
+            try:
+                for future in started:
+                    if not future.cancel():
+                        future.exception()  # a helper only fails for memory: the caller went on
+            finally:
+                while fl_peek(&self.working):
+                    with nogil:
+                        fl_nap()
+        return len(started) == helpers
+
     def work(self, bint main) -> None:
         """Claims and does ranges until none is left; the main thread looks for Ctrl-C meanwhile."""
         cdef Py_ssize_t r
         cdef int64_t last
         cdef char* memory = NULL
         cdef fl_workspace* ws
-        if fl_peek_at(&self.claimed) >= self.call.ranges:  # others may be claiming
-            return
-        ws = workspace(self.scratch, &memory)
+        fl_begin(&self.working)
         try:
+            if fl_peek(&self.stop) or fl_peek_at(&self.claimed) >= self.call.ranges:
+                return
+            ws = workspace(self.scratch, &memory)
             with nogil:
                 last = fl_milliseconds() if main else 0
                 while not fl_peek(&self.stop):
@@ -310,11 +351,9 @@ cdef class Job:
                         with gil:
                             PyErr_CheckSignals()
                         last = fl_milliseconds()
-        except BaseException:
-            fl_raise(&self.stop)
-            raise
         finally:
             free(memory)
+            fl_end(&self.working)
 
     def total(self) -> float:
         """The sum of the ranges' partial sums, correctly rounded."""

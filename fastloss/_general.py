@@ -30,6 +30,9 @@ FLOATS = "float32, float64, float16, bfloat16"
 SERIAL = 1 << 20
 # Outputs above this many bytes are written past the cache: they would push everything out of it.
 STREAM = 8 << 20
+# Elements of an array, so that no size in bytes, a workspace's too, is near 2**63. Only an array of
+# which many elements lie in one place can have more.
+MOST = 1 << 50
 
 
 def array(loss: str, name: str, x: Any) -> Array:
@@ -42,6 +45,8 @@ def array(loss: str, name: str, x: Any) -> Array:
         near = "float32" if a.dtype.itemsize < 8 else "float64"
         cure = f"; convert it with {name}.astype(np.{near})" if "float" in a.dtype.name else ""
         raise TypeError(f"{loss}: {name}: expected {FLOATS} or integers, got {a.dtype}{cure}")
+    if a.size > MOST:
+        raise ValueError(f"{loss}: {name}: expected at most {MOST} elements, got {a.size}")
     return a
 
 
@@ -878,6 +883,8 @@ class Rows(_Pickles, RowsGate):
         classes = call.pred.shape[axis]
         if classes == 0:
             raise call.fail(ValueError, "pred", f"has no classes: shape {call.pred.shape}")
+        if classes > MOST:
+            raise call.fail(ValueError, "pred", f"expected at most {MOST} classes, got {classes}")
         soft = call.target.ndim == ndim or not self.loss.domain.labels
         self._check_target(call, axis, soft, ignore_index)
         weights = self._per_class(call, class_weight, classes)

@@ -9,7 +9,7 @@ can't be had, the caller does it all.
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -20,7 +20,7 @@ _MOST = 256  # threads of the pool, whatever is asked for; those beyond would on
 _context: ContextVar[int | None] = ContextVar("fastloss_threads", default=None)
 _process: int | None = None
 _pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.Lock()
+_pool_lock = threading.RLock()  # a signal handler may call a loss, here too
 _forked = False
 
 
@@ -136,7 +136,7 @@ def _scope(n: int) -> Iterator[None]:
 def _after_fork() -> None:
     # The pool's threads are the parent's: calls of a forked child are serial.
     global _pool, _pool_lock, _forked
-    _pool, _pool_lock, _forked = None, threading.Lock(), True
+    _pool, _pool_lock, _forked = None, threading.RLock(), True
 
 
 if hasattr(os, "register_at_fork"):
@@ -148,19 +148,15 @@ def run(job: Job, num_threads: int) -> None:
     global _pool
     main = threading.current_thread() is threading.main_thread()
     helpers = min(num_threads, job.ranges, _MOST) - 1
-    started: list[Future[None]] = []
-    if helpers > 0 and not _forked:
-        if _pool is None:
-            with _pool_lock:
-                if _pool is None:
-                    _pool = ThreadPoolExecutor(_MOST, thread_name_prefix="fastloss")
-        try:
-            started.extend(_pool.submit(job.work, False) for _ in range(helpers))
-        except RuntimeError:  # no thread to be had, or the interpreter is shutting down
-            helpers = 0
-    try:
-        job.work(main)
-    finally:
-        for future in started:
-            if not future.cancel():
-                future.exception()  # a helper only fails for memory, and then the caller went on
+    if helpers <= 0 or _forked:
+        job.run(None, 0, main)
+        return
+    pool = _pool
+    if pool is None:
+        with _pool_lock:
+            pool = _pool = _pool or ThreadPoolExecutor(_MOST, thread_name_prefix="fastloss")
+    if not job.run(pool.submit, helpers, main):
+        # What is left in the pool would wait there, with its arrays, for a thread that never comes.
+        with _pool_lock:
+            _pool = None if _pool is pool else _pool
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -107,25 +107,35 @@ class VectorsCall(Call):
         x = self.inputs[result]
         return x.shape, derivative(x.dtype)
 
-    def weights(self, sample_weight: Any, mask: Any) -> Array | None:
-        """The weight of each row, exactly 0 where it is masked; None if all are 1."""
-        weight, keep = self.weight("sample_weight", sample_weight), self.weight("mask", mask)
-        if keep is None:
-            return None if weight is None else weight.astype(np.float64)
-        return np.where(keep, np.float64(1) if weight is None else weight, np.float64(0))
+    def weigh(self, sample_weight: Any, mask: Any) -> None:
+        """Check what weighs the rows."""
+        self.over = [self.weight("sample_weight", sample_weight), self.weight("mask", mask)]
+        self.weighted = any(w is not None for w in self.over)
 
-    def check_domain(self, domain: Domain, weights: Array | None) -> None:
+    def weights(self, where: Any) -> Array:
+        """The weight of each row of a block, exactly 0 where it is masked."""
+        weight, keep = (None if w is None else w[where].ravel() for w in self.over)
+        if weight is None:
+            return np.ones(1) if keep is None else keep.astype(np.float64)
+        return np.where(True if keep is None else keep, weight.astype(np.float64), 0)
+
+    def check_domain(self, domain: Domain) -> None:
         """Raise for the first target out of its domain that is not masked."""
         target = self.inputs["target"]
         bounded = math.isfinite(domain.low) or math.isfinite(domain.high)
         if not (bounded and target.size):
             return
-        if not domain.ends_only and domain.low <= target.min() and target.max() <= domain.high:
+        parts = (target[where] for where in self.blocks())  # Ctrl-C would wait for the whole
+        if not domain.ends_only and all(
+            domain.low <= part.min() and part.max() <= domain.high for part in parts
+        ):
             return
-        if weights is not None:
-            weights = weights.reshape(self.shape + (1,) * (target.ndim - len(self.shape)))
-            weights = np.broadcast_to(weights, target.shape)
-        index, value = self.first_bad(target, lambda y: ~domain.contains(y), weights, None)
+        behind = (1,) * (target.ndim - len(self.shape))
+        over = [
+            None if w is None else np.broadcast_to(w.reshape(self.shape + behind), target.shape)
+            for w in self.over
+        ]
+        index, value = self.first_bad(target, lambda y: ~domain.contains(y), *over)
         if index != "?":
             raise ValueError(f"{self.name}: target[{index}] = {value} is not in {domain}")
 
@@ -178,7 +188,7 @@ class Vectors(_Pickles):
         knobs = tuple(self.loss.check_knob(name, value) for name, value in named)
         with np.errstate(all="ignore"):
             call = VectorsCall(self, inputs, features)
-            weights = call.weights(sample_weight, mask)
+            call.weigh(sample_weight, mask)
             reduction = call.reduction(reduction, normalizer)
             gradients = self.loss.inputs if "g" in self.results else ()
             arrays = call.outputs(
@@ -189,13 +199,15 @@ class Vectors(_Pickles):
                 {name: name for name in gradients},
             )
             if "target" in inputs:
-                call.check_domain(self.loss.domain if domain is None else domain, weights)
-            count = float(math.prod(call.shape) if weights is None else weights.sum())
+                call.check_domain(self.loss.domain if domain is None else domain)
+            count = float(math.prod(call.shape))
+            if call.weighted:
+                count = float(np.sum([call.weights(where).sum() for where in call.blocks()]))
             if self.results == "":
                 return cast(Gradients[Any], count)
             count = count if normalizer is None else float(normalizer)
             divisor, scale = call.scale(reduction, count)
-            total = self._run(block, call, knobs, weights, arrays, scale)
+            total = self._run(block, call, knobs, arrays, scale)
             found: tuple[Any, ...] = tuple(arrays[name] for name in gradients)
             if divisor == 0:
                 for a in found:
@@ -210,7 +222,6 @@ class Vectors(_Pickles):
         block: Callable[..., tuple[Array, tuple[Array, ...]]],
         call: VectorsCall,
         knobs: tuple[Any, ...],
-        weights: Array | None,
         arrays: dict[str, Array | None],
         scale: float,
     ) -> float:
@@ -221,8 +232,8 @@ class Vectors(_Pickles):
         for where in call.blocks():
             shape = call.pred[where].shape[:-1]
             rows = math.prod(shape)
-            weight = np.ones(1) if weights is None else weights[where].ravel()
-            masked = None if weights is None else weight == 0
+            weight = call.weights(where)
+            masked = weight == 0 if call.weighted else None
             copies = []
             for name, x in call.inputs.items():
                 part = x[where]
@@ -242,7 +253,7 @@ class Vectors(_Pickles):
                 if is_half(a.dtype):  # of the gradient in float32, as everywhere
                     slope = slope.astype(np.float32)
                 np.copyto(target, slope.reshape(target.shape), casting="same_kind")
-            if weights is not None:
+            if call.weighted:
                 loss = loss * weight
             if "l" not in arrays:
                 continue

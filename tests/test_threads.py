@@ -10,9 +10,10 @@ import gc
 import os
 import signal
 import sys
+import sysconfig
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from samples import LOSSES, every_loss, inputs, run_python
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 focal = fl.sigmoid_focal_loss
+FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 
 
 # Overlap
@@ -123,6 +125,102 @@ def test_a_call_from_a_pool_that_is_full_of_calls():
             return next(iter(set(pool.map(nested, [depth - 1] * 3, timeout=60))))
 
     assert nested(3) == want
+
+
+def test_more_threads_than_the_machine_has():
+    pred, target = inputs(focal, (2_000_000,), np.float32)
+    want, grad = focal.value_and_grad(pred, target, num_threads=1)
+    before = threading.active_count()
+    for n in (300, 2**62):
+        value, found = focal.value_and_grad(pred, target, num_threads=n)
+        assert value == want
+        assert_array_equal(found, grad)
+    assert threading.active_count() - before <= 256
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+def test_where_no_thread_can_be_had():
+    """The caller does it all, the pool keeps no array for a thread that never comes, and threads
+    are used again when there are some.
+    """
+    code = """if True:
+        import resource, sys, threading
+        import numpy as np
+        import fastloss as fl
+        x = np.full(2_000_000, 3, np.float32)
+        y = np.ones_like(x)
+        references = sys.getrefcount(x)
+        threading.stack_size(1 << 30)
+        no_limit = resource.getrlimit(resource.RLIMIT_AS)
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, no_limit[1]))
+        for _ in range(3):
+            print(fl.mse_loss(x, y, num_threads=4), threading.active_count())
+        print(sys.getrefcount(x) - references)
+        resource.setrlimit(resource.RLIMIT_AS, no_limit)
+        print(fl.mse_loss(x, y, num_threads=4), threading.active_count() > 1)
+        """
+    assert run_python(code) == "4.0 1\n4.0 1\n4.0 1\n0\n4.0 True"
+
+
+@pytest.mark.parametrize("where", ["submit", "exception"])
+def test_nothing_is_written_after_an_interrupt(where, monkeypatch):
+    """One that comes as the helpers are called, or as the caller waits for them, each in a row."""
+    pred, target = np.full((2, 4, 10_000_000), 0.5, np.float32)
+    target[:, ::2] = 0
+    out = np.zeros_like(pred)
+    loss = fl.cross_entropy.bind(reduction="sum", num_threads=4)
+    loss.grad(pred[:, :100_000], target[:, :100_000])  # the pool is up
+    submit = ThreadPoolExecutor.submit
+
+    def interrupted(self, *args):
+        if where == "submit":
+            submit(self, *args)
+            time.sleep(0.02)
+        raise KeyboardInterrupt
+
+    kind = ThreadPoolExecutor if where == "submit" else Future
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, where, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            loss.grad(pred, target, out=out)
+    found = out.copy()
+    assert found.any()
+    time.sleep(0.3)
+    assert_array_equal(out, found)
+    assert_array_equal(loss.grad(pred, target, out=out), loss.grad(pred, target, num_threads=1))
+
+
+def test_threads_that_end_in_the_middle():
+    """By an exception that another raises in them; those that go on are right."""
+    code = """if True:
+        import ctypes, random, threading, time
+        import numpy as np
+        import fastloss as fl
+        x = np.linspace(-3, 3, 1_000_000, dtype=np.float32)
+        y = (x > 0.1).astype(np.float32)
+        want = fl.sigmoid_focal_loss(x, y)
+        wrong, ended = [], []
+        def calls():
+            try:
+                while True:
+                    if fl.sigmoid_focal_loss(x, y, num_threads=3) != want:
+                        wrong.append(1)
+            finally:
+                ended.append(1)
+        for _ in range(12):
+            threads = [threading.Thread(target=calls) for _ in range(3)]
+            for thread in threads:
+                thread.start()
+            time.sleep(random.random() / 30)
+            for thread in threads:
+                ident = ctypes.c_ulong(thread.ident)
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+            assert fl.sigmoid_focal_loss(x, y, num_threads=3) == want
+            for thread in threads:
+                thread.join(60)
+        print(len(wrong), len(ended), fl.sigmoid_focal_loss(x, y, num_threads=3) == want)
+        """
+    assert run_python(code) == "0 36 True"
 
 
 def test_labels_changed_by_another_thread_are_never_used_unchecked():
@@ -318,12 +416,46 @@ def test_a_fork_while_another_thread_is_in_a_kernel():
     assert run_python(FORK + code) == "[0, 0, 0, 0, 0]"
 
 
+@needs_fork
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("preload", [False, True])
+def test_multiprocessing_by_a_new_process(method, preload):
+    """Also by copies of a server that has imported fastloss."""
+    code = f"""
+    import multiprocessing
+    context = multiprocessing.get_context("{method}")
+    if {preload}:
+        multiprocessing.set_forkserver_preload(["fastloss"])
+    with context.Pool(2) as pool:
+        loss = fl.sigmoid_focal_loss.bind(num_threads=2)
+        got = [pool.apply_async(loss, (x, y)) for _ in range(4)]
+        print({{r.get(timeout=60) for r in got}} == {{want}})
+    """
+    assert run_python(FORK + code) == "True"
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+def test_joblib(backend):
+    pytest.importorskip("joblib")
+    code = f"""
+    from joblib import Parallel, delayed
+    warnings.simplefilter("ignore")  # joblib's own
+    loss = fl.sigmoid_focal_loss.bind(num_threads=2)
+    for _ in range(2):
+        got = Parallel(n_jobs=2, backend="{backend}")(delayed(loss)(x, y) for _ in range(4))
+        print(set(got) == {{want}})
+    """
+    assert run_python(FORK + code) == "True\nTrue"
+
+
 # Ctrl-C
 
 LONG = {
     "elementwise": "fl.mse_loss(long, long, num_threads={n})",
     "weighted": "fl.huber_loss(long, long, sample_weight=long, num_threads={n})",
     "rows": "fl.cross_entropy(wide, labels, num_threads={n})",
+    "vectors": "fl.elbo_loss(wide, wide, wide, wide)",
+    "sets": "fl.dice_loss(wide, labels, num_threads={n})",
 }
 
 
@@ -336,11 +468,12 @@ def test_ctrl_c_ends_a_long_call(call, n):
         import numpy as np
         import fastloss as fl
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's job may ignore it
-        long = np.broadcast_to(np.float32(1), 2**38)
-        wide = np.broadcast_to(np.float32(1), (2**34, 16))
-        labels = np.broadcast_to(np.int8(1), 2**34)
+        long = np.broadcast_to(np.float32(1), 2**36)
+        wide = np.broadcast_to(np.float32(1), (2**32, 16))
+        labels = np.broadcast_to(np.int8(1), 2**32)
         fl.mse_loss(long[:100_000], long[:100_000], num_threads={n})
-        for _ in range(2):
+        waits = []
+        for _ in range(3):
             sent = []
             def interrupt():
                 sent.append(time.monotonic())
@@ -349,10 +482,11 @@ def test_ctrl_c_ends_a_long_call(call, n):
             try:
                 {call.format(n=n)}
             except KeyboardInterrupt:
-                print("interrupted", time.monotonic() - sent[0] < 5)
+                waits.append(time.monotonic() - sent[0])
             print(fl.mse_loss(long[:100_000], 3 * long[:100_000], num_threads={n}))
+        print(len(waits), min(waits) < 0.1 or waits, max(waits) < 5 or waits)
         """
-    assert run_python(code) == "\n".join(["interrupted True", "4.0"] * 2)
+    assert run_python(code) == "4.0\n4.0\n4.0\n3 True True"  # the least, on busy processors
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer here")
@@ -368,6 +502,7 @@ def test_a_signal_handler_runs_during_a_call_and_may_call_a_loss():
             if len(seen) == 3:
                 signal.setitimer(signal.ITIMER_REAL, 0)
                 raise TimeoutError
+        fl.mse_loss([1.0, 2.0], [0.0, 0.0])  # the first asks the system for the number of CPUs
         signal.signal(signal.SIGALRM, handler)
         signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
         try:
@@ -383,6 +518,7 @@ def test_a_signal_handler_runs_during_a_call_and_may_call_a_loss():
 
 @pytest.mark.parametrize("warm", [True, False], ids=["pool is up", "pool is not up"])
 def test_calls_during_interpreter_shutdown(warm):
+    late = not FREE_THREADED  # which empties modules before it deletes what is in them
     code = f"""if True:
         import atexit
         import numpy as np
@@ -395,13 +531,30 @@ def test_calls_during_interpreter_shutdown(warm):
             call = staticmethod(call)
             def __del__(self):
                 self.call("del")
-        late = Late()
+        late = Late() if {late} else None
         atexit.register(call, "atexit")
         if {warm}:
             call("main")
         """
-    want = ["main 4.0"] * warm + ["atexit 4.0", "del 4.0"]
+    want = ["main 4.0"] * warm + ["atexit 4.0"] + ["del 4.0"] * late
     assert run_python(code).splitlines() == want
+
+
+def test_shutdown_while_the_pool_works_for_a_daemon_thread():
+    code = """if True:
+        import threading, time
+        import numpy as np
+        import fastloss as fl
+        long = np.broadcast_to(np.float32(1), 2**31)
+        fl.mse_loss(long[:1_000_000], long[:1_000_000], num_threads=3)
+        call = threading.Thread(
+            target=fl.mse_loss, args=(long, long), kwargs={"num_threads": 3}, daemon=True
+        )
+        call.start()
+        time.sleep(0.1)
+        print(call.is_alive())
+        """
+    assert run_python(code) == "True"
 
 
 def test_a_non_daemon_thread_outlives_the_main_one():
@@ -417,6 +570,56 @@ def test_a_non_daemon_thread_outlives_the_main_one():
         threading.Thread(target=late).start()
         """
     assert run_python(code) == "{4.0}"
+
+
+# What the modules declare
+
+
+@pytest.mark.skipif(not FREE_THREADED, reason="a Python with the GIL")
+def test_the_gil_stays_off():
+    """Where a module needs it Python says so as it turns it on: an error here."""
+    code = "import sys, fastloss as fl; fl.mse_loss([1.0], [3.0]); print(sys._is_gil_enabled())"
+    assert run_python(code) == "False"
+
+
+SUBINTERPRETER = """if True:
+    try:
+        import _interpreters as interpreters
+    except ImportError:
+        import _xxsubinterpreters as interpreters
+    if {first}:
+        import fastloss as fl
+    inside = '''if True:
+        import warnings
+        warnings.simplefilter("ignore")  # NumPy's
+        try:
+            import fastloss as fl
+            import numpy as np
+            x = np.full(1_000_000, 3, np.float32)
+            assert fl.mse_loss(x, np.ones_like(x), num_threads=3) == 4
+        except ImportError:
+            pass
+        '''
+    for _ in range(3):
+        one = interpreters.create()
+        assert interpreters.run_string(one, inside) is None
+        interpreters.destroy(one)
+    try:
+        import fastloss as fl
+        print(fl.mse_loss([1.0], [3.0]))
+    except ImportError:
+        print("ImportError")
+    """
+
+
+@pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="3.12.1 crashes at `import email.message` in a second"
+)
+@pytest.mark.parametrize("first", [True, False])
+def test_subinterpreters(first):
+    """Of one interpreter a process: in any other the import is an error, and nothing breaks."""
+    found = run_python(SUBINTERPRETER.format(first=first))
+    assert found == "4.0" if first else found in ("4.0", "ImportError")
 
 
 def test_every_loss_releases_what_it_takes():
