@@ -225,7 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight", metavar="W", help="a file of weights, one for each row; 0 leaves it out")
     add("--ignore-index", type=int, metavar="LABEL", help="the label of rows to leave out")
     add("--threads", type=_positive, metavar="N", help="those of the machine")
-    add("--chunk", type=_positive, default=64, metavar="MB", help="read at a time (%(default)s)")
+    add("--chunk", type=_positive, default=128, metavar="MB", help="read at a time (%(default)s)")
     add("--worst", type=_positive, default=10, metavar="K", help="how many to name (%(default)s)")
     add("--plot", type=Path, metavar="PNG", help="draw the losses; confusion and calibration")
     add("--format", choices=("text", "json"), default="text", help="of the summary")
