@@ -1,7 +1,7 @@
 """What fields of fl.score cost beside one reading of the logits, `np.max` by as many threads.
 
 python -m benchmarks score --quick --only 50257
-python -m benchmarks score --file 8 --folder /tmp    `fastloss score` of 8 GB beside `cat`
+python -m benchmarks score --file 8 --folder .    `fastloss score` of 8 GB beside `cat`
 """
 
 import argparse

@@ -265,7 +265,8 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 class Records:
     """Records in an .npy file, appended in order, read again in blocks."""
 
-    BLOCK = 1 << 16  # records at a time
+    BLOCK = 1 << 16  # records at a time, and at most so many bytes
+    BYTES = 16 << 20
 
     def __init__(self, file: Any, dtype: np.dtype[Any], count: int) -> None:
         self.file, self.dtype, self.count = file, dtype, count
@@ -286,13 +287,14 @@ class Records:
 
     def append(self, records: Array) -> None:
         """Write the next ones."""
-        self.file.write(records.tobytes())
+        self.file.write(records.view(np.uint8).data)
         self.file.flush()
 
     def __iter__(self) -> Iterator[tuple[int, Array]]:
         self.file.seek(self.offset)
-        for start in range(0, self.count, self.BLOCK):
-            n = min(self.BLOCK, self.count - start)
+        step = max(1, min(self.BLOCK, self.BYTES // self.dtype.itemsize))
+        for start in range(0, self.count, step):
+            n = min(step, self.count - start)
             data = self.file.read(n * self.dtype.itemsize)
             yield start, np.frombuffer(data, self.dtype)
 

@@ -30,7 +30,6 @@ from fastloss._report import Block, draw, summary
 from fastloss.scoring import DTYPES, FIELDS, TOPK
 
 Array = NDArray[Any]
-MB = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -226,7 +225,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--weight", metavar="W", help="a file of weights, one for each row; 0 leaves it out")
     add("--ignore-index", type=int, metavar="LABEL", help="the label of rows to leave out")
     add("--threads", type=_positive, metavar="N", help="those of the machine")
-    add("--chunk", type=_positive, default=64, metavar="MB", help="read at a time (%(default)s)")
+    add("--chunk", type=_positive, default=128, metavar="MB", help="read at a time (%(default)s)")
     add("--worst", type=_positive, default=10, metavar="K", help="how many to name (%(default)s)")
     add("--plot", type=Path, metavar="PNG", help="draw the losses; confusion and calibration")
     add("--format", choices=("text", "json"), default="text", help="of the summary")
@@ -279,7 +278,7 @@ def _run(args: argparse.Namespace) -> None:
     )
     with contextlib.ExitStack() as stack:
         opened = Opened(work, stack)
-        rows = max(1, args.chunk * MB // max(1, opened.logits.row_bytes))
+        rows = _rows(opened, args.chunk << 20)
         if args.threads:
             stack.enter_context(fl.threads(args.threads))
         file, done = _partial(stack, opened, out, rows, args.resume)
@@ -310,6 +309,13 @@ def _run(args: argparse.Namespace) -> None:
     if odd:
         print(f"fastloss score: {odd} samples have no number as loss: nan", file=sys.stderr)
     _print(found, args.format)
+
+
+def _rows(opened: Opened, size: int) -> int:
+    """How many rows at a time take so many bytes: what is read, and results and records of it."""
+    read = [opened.logits, opened.targets, *([opened.weight] if opened.weight else [])]
+    row = sum(source.row_bytes for source in read) + 2 * opened.each * opened.dtype.itemsize
+    return max(1, size // max(1, row))
 
 
 def _on_cluster(

@@ -68,8 +68,7 @@ def figures(capsys, *args):
 def test_figures_are_numpys(folder, capsys, monkeypatch, chunk_rows):
     z, y = arrays()
     monkeypatch.setattr(_files.Records, "BLOCK", 33)
-    monkeypatch.setattr(_files.Source, "row_bytes", property(lambda s: (1 << 20) // chunk_rows))
-    monkeypatch.setattr(_files.Source, "rows", lambda s, a, b: np.load(s.path)[a:b])
+    monkeypatch.setattr(_score_command, "_rows", lambda opened, size: chunk_rows)
     found = figures(capsys, "z.npy", "y.npy", "-o", "out.npy", "--worst", 5)
     losses = fl.cross_entropy(z, y, reduction="none")
     exact = losses.astype(np.float64)
@@ -201,10 +200,10 @@ def test_every_kind_of_file_says_the_same(folder, capsys, monkeypatch):
     want = figures(capsys, "z.npy", "y.npy")
     kinds = list(forms(*arrays()))
     assert len(kinds) == 9
-    monkeypatch.setattr(_score_command, "MB", 90 * CLASSES * 4)
+    monkeypatch.setattr(_score_command, "_rows", lambda opened, size: 90)
     for logits, targets in kinds:
-        assert figures(capsys, logits, targets, "--chunk", 1) == want, logits
-        again = figures(capsys, logits, targets, "-o", "out.npy", "--chunk", 1)
+        assert figures(capsys, logits, targets) == want, logits
+        again = figures(capsys, logits, targets, "-o", "out.npy")
         assert again == want
 
 
@@ -327,8 +326,8 @@ def test_wrong_labels_are_named_by_their_row_in_the_file(folder, capsys, monkeyp
     _, y = arrays()
     y[321] = 30
     np.save("y.npy", y)
-    monkeypatch.setattr(_score_command, "MB", 100 * CLASSES * 4)
-    message = fails(capsys, "z.npy", "y.npy", "-o", "out.npy", "--chunk", 1)
+    monkeypatch.setattr(_score_command, "_rows", lambda opened, size: 100)
+    message = fails(capsys, "z.npy", "y.npy", "-o", "out.npy")
     assert message == (
         "y.npy: [321] is 30, expected 0 <= label < 30 (to skip such rows: --ignore-index 30)"
     )
@@ -339,8 +338,7 @@ def test_wrong_labels_are_named_by_their_row_in_the_file(folder, capsys, monkeyp
     assert figures(capsys, "z.npy", "y.npy", "--ignore-index", 30)["count"] == ROWS - 1
     np.save("p.npy", np.ones(ROWS))
     np.save("t.npy", np.where(np.arange(ROWS) == 321, -1, 1.0))
-    monkeypatch.setattr(_score_command, "MB", 800)
-    message = fails(capsys, "p.npy", "t.npy", "--loss", "poisson_nll_loss", "--chunk", 1)
+    message = fails(capsys, "p.npy", "t.npy", "--loss", "poisson_nll_loss")
     assert message.startswith("rows 300 to 399: score: target[21] = -1.0 is not in [0, inf]")
 
 
@@ -355,7 +353,7 @@ def test_what_was_there_stays_until_all_is_complete(folder, capsys):
 
 def test_disk_full_and_resume(folder, capsys, monkeypatch):
     figures(capsys, "z.npy", "y.npy", "-o", "whole.npy")
-    monkeypatch.setattr(_score_command, "MB", 64 * CLASSES * 4)
+    monkeypatch.setattr(_score_command, "_rows", lambda opened, size: 64)
     append = _files.Records.append
 
     def full(self, records):
@@ -365,7 +363,7 @@ def test_disk_full_and_resume(folder, capsys, monkeypatch):
         append(self, records)
 
     monkeypatch.setattr(_files.Records, "append", full)
-    args = ["z.npy", "y.npy", "-o", "out.npy", "--chunk", 1]
+    args = ["z.npy", "y.npy", "-o", "out.npy"]
     assert fails(capsys, *args) == "out.npy: No space left on device; --resume goes on"
     assert Path("out.npy.partial").stat().st_size > 3000
     monkeypatch.setattr(_files.Records, "append", append)
@@ -442,11 +440,11 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(folder, capsys):
     assert Path("out.npy").read_bytes() == Path("whole.npy").read_bytes()
 
 
-def test_memory_is_that_of_a_chunk(folder):
+@pytest.mark.parametrize("shape", [(3000, 50000), (10_000_000, 2)], ids=str)
+def test_memory_is_that_of_a_chunk(folder, shape):
     resource = pytest.importorskip("resource")
-    n = 3000
-    np.lib.format.open_memmap("z.npy", "w+", np.float16, (n, 50000))  # 300 MB, sparse
-    np.save("y.npy", np.zeros(n, int))
+    np.lib.format.open_memmap("z.npy", "w+", np.float16, shape)  # sparse
+    np.save("y.npy", np.zeros(shape[0], int))
     code = (
         "import resource; from fastloss.__main__ import main; main(['info']);"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss;"

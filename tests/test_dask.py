@@ -43,7 +43,6 @@ def test_every_loss_is_the_same(loss, rng):
         {"sample_weight": 2.0, "mask": da.asarray(keep)},
     )
     for (options, of_dask), reduction in (
-        (plain, "mean"),
         (plain, "batchmean"),
         (weighted, "none"),
         (weighted, "mean"),

@@ -455,3 +455,40 @@ def test_a_stream_takes_the_memory_of_a_batch(rng):
     factor = 1 if sys.platform == "darwin" else 1024
     assert (peak() - before) * factor < 4 * z.nbytes
     assert meter.weight == 7000
+
+
+@pytest.mark.parametrize("classes", [2, 5, 130, 1500])
+@pytest.mark.parametrize("scale", [0.1, 3, 30])
+def test_scores_are_exact_but_for_the_rounding_of_differences(rng, dtype, classes, scale):
+    mpmath = pytest.importorskip("mpmath")
+    z = (scale * rng.standard_normal((6, classes))).astype(dtype)
+    z[1] -= z[1].max()  # log-sum-exp near 0
+    y = rng.integers(classes, size=6)
+    y[0], y[1] = z[0].argmax(), z[1].argmax()
+    every = fl.score(z, y, fields=FIELDS, topk=2)
+    every["alone"] = fl.score(z, y, fields=("lse",))["lse"]
+    eps = float(np.finfo(dtype).eps)
+    for i, row in enumerate(z.astype(float)):
+        with mpmath.workprec(600):
+            e = [mpmath.exp(mpmath.mpf(x)) for x in row]
+            total = sum(e)
+            p = [x / total for x in e]
+            lse, top = mpmath.log(total), float(row.max())
+            logs = [mpmath.mpf(x) - lse for x in row]
+            # -log p of a confident row, from what the others have
+            own = mpmath.log1p(sum(x for k, x in enumerate(e) if k != y[i]) / e[y[i]])
+            entropy = -sum(x * log for x, log in zip(p, logs, strict=True) if x)
+            spread = 4 + top - float(row.min())
+            rest = abs(lse - top)
+            want = {
+                "logprob": (-own, 4 * own),
+                "lse": (lse, 4 * (abs(lse) + abs(top) + rest)),
+                "alone": (lse, 4 * (abs(lse) + abs(top) + rest)),
+                "entropy": (entropy, (4 + spread) * entropy),
+                "confidence": (p[y[i]], spread * p[y[i]]),
+                "topk_logprob": (logs[every["topk"][i, 1]], 4 * abs(logs[every["topk"][i, 1]])),
+            }
+            for name, (exact, bound) in want.items():
+                got = every[name][i] if name != "topk_logprob" else every[name][i, 1]
+                error = abs(mpmath.mpf(float(got)) - exact)
+                assert error <= bound * eps + float(np.finfo(dtype).tiny), (name, i, error / eps)
