@@ -33,7 +33,7 @@ try:
     jax.config.update("jax_enable_x64", True)
     jax.devices("cpu")  # its threads start now, for all CPUs, before a case is held on fewer
 except ImportError:
-    jax = None
+    jax = optax = None
 
 D = "(z - y)"
 E = f"exp(-2 * abs{D})"

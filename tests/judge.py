@@ -6,6 +6,7 @@ only computes them.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import os
@@ -118,12 +119,14 @@ def cases(name: str, dtype: str) -> list[Case]:
 
 @functools.cache
 def worker(isa: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-P", "-c", WORKER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "FASTLOSS_ISA": isa},
     )
+    atexit.register(process.communicate)
+    return process
 
 
 def computed(isa: str, name: str, dtype: str) -> list[Any]:
