@@ -14,7 +14,9 @@ from libc.string cimport memset
 from fastloss.kernels.call cimport *
 
 import math
+from _thread import start_new_thread
 from inspect import Parameter
+from queue import SimpleQueue
 
 from fastloss import kernels
 
@@ -26,7 +28,7 @@ cdef extern from *:
     #if defined(_WIN32)
     #include <windows.h>
     static int64_t fl_milliseconds(void) { return (int64_t)GetTickCount64(); }
-    static void fl_nap(void) { Sleep(1); }
+    static void fl_nap(void) { Sleep(0); }
     #else
     #include <time.h>
     static int64_t fl_milliseconds(void) {
@@ -35,29 +37,35 @@ cdef extern from *:
         return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
     }
     static void fl_nap(void) {
-        struct timespec t = {0, 100000};
+        struct timespec t = {0, 20000};
         nanosleep(&t, NULL);
     }
     #endif
     /* What a small call works in: malloc of as much may go to the system and back every time. */
     static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
-    /* Whoever begins to work sees that all shall stop or that all is claimed, or is seen at work
-     * by the caller, who waits. */
-    #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_ACQ_REL)
+    /* A helper that begins sees that all shall stop or that all is claimed, or the caller sees it
+     * at work, and waits. */
+    #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST)
     #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_SEQ_CST)
     #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
-    #define fl_begin(count) __atomic_fetch_add(count, 1, __ATOMIC_SEQ_CST)
-    #define fl_end(count) __atomic_fetch_sub(count, 1, __ATOMIC_RELEASE)
+    #define fl_add(count, n) __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST)
+    #define FL_NONE_LEFT (PY_SSIZE_T_MAX / 2) /* more than any call's ranges */
+    #define fl_put(counter, n) __atomic_store_n(counter, n, __ATOMIC_SEQ_CST)
     """
     char[1 << 17] fl_own
+    Py_ssize_t FL_NONE_LEFT
     int64_t fl_milliseconds() nogil
     void fl_nap() nogil
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
     int fl_peek(int*) nogil
     Py_ssize_t fl_peek_at "fl_peek" (Py_ssize_t*) nogil
     void fl_raise(int*) nogil
-    void fl_begin(int*) nogil
-    void fl_end(int*) nogil
+    int fl_add(int*, int) nogil
+    void fl_put(Py_ssize_t*, Py_ssize_t) nogil
+
+cdef extern from "Python.h":
+    void* PyInterpreterState_Get()
+    void* PyInterpreterState_Main()
 
 cdef fl_drivers* DRIVERS = <fl_drivers*><size_t>kernels.DRIVERS
 
@@ -71,6 +79,8 @@ cdef enum:
     FEW = 16  # rows: so many, and fewer, of very many classes are shared by the threads
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
+    THREADS = 255  # of the pool, whatever is asked for
+    SPINS = 10000  # looks at whether the helpers are done, some 10 us, before the caller naps
 
 FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
 
@@ -299,50 +309,48 @@ cdef class Job:
         self.call.stream = stream
         self.call.bad = 0
         self.stop = 0
-        self.claimed = 0
+        fl_put(&self.claimed, 0)
 
-    def run(self, submit, Py_ssize_t helpers, bint main) -> bool:
-        """Does all ranges, with so many helpers if `submit` finds threads: whether it did.
+    def run(self, int helpers, bint main) -> None:
+        """Does all ranges, with so many threads of the pool if they can be had.
 
         When this returns or raises, no thread is at work any more: no interrupt comes between the
         lines here, as it could in Python.
         """
-        cdef list started = []
+        cdef list cell = [self]  # what is left in the queue keeps no array
+        cdef int _
         try:
-            try:
-                for _ in range(helpers):
-                    started.append(submit(self.work, False))
-            except RuntimeError:  # no thread to be had, or the interpreter is shutting down
-                pass
+            for _ in range(recruited(helpers)):
+                queue.put(cell)
             self.work(main)
         except BaseException:
             fl_raise(&self.stop)
             raise
         finally:
-            try:
-                for future in started:
-                    if not future.cancel():
-                        future.exception()  # a helper only fails for memory: the caller went on
-            finally:
-                while fl_peek(&self.working):
-                    with nogil:
+            cell.clear()
+            # Who comes now finds no range, until `start` has made others.
+            fl_put(&self.claimed, FL_NONE_LEFT)
+            if fl_peek(&self.working):
+                with nogil:
+                    for _ in range(SPINS):
+                        if not fl_peek(&self.working):
+                            break
+                    while fl_peek(&self.working):
                         fl_nap()
-        return len(started) == helpers
 
-    def work(self, bint main) -> None:
-        """Claims and does ranges until none is left; the main thread looks for Ctrl-C meanwhile."""
+    cdef int work(self, bint main) except -1:
+        # Claims and does ranges until none is left; the main thread looks for Ctrl-C meanwhile.
         cdef Py_ssize_t r
         cdef int64_t last
         cdef char* memory = NULL
         cdef fl_workspace* ws
-        fl_begin(&self.working)
+        if self.call.ranges <= 0:
+            return 0
+        ws = workspace(self.scratch, &memory)
         try:
-            if fl_peek(&self.stop) or fl_peek_at(&self.claimed) >= self.call.ranges:
-                return
-            ws = workspace(self.scratch, &memory)
             with nogil:
                 last = fl_milliseconds() if main else 0
-                while not fl_peek(&self.stop):
+                while True:
                     r = fl_claim(&self.claimed)
                     if r >= self.call.ranges:
                         break
@@ -353,7 +361,27 @@ cdef class Job:
                         last = fl_milliseconds()
         finally:
             free(memory)
-            fl_end(&self.working)
+        return 0
+
+    cdef int help(self) except -1:
+        # The same by a thread of the pool. At work it never waits for the GIL, which it does not
+        # get while the interpreter shuts down.
+        cdef Py_ssize_t r
+        cdef char* memory = NULL
+        cdef fl_workspace* ws
+        if fl_peek(&self.stop) or fl_peek_at(&self.claimed) >= self.call.ranges:
+            return 0
+        ws = workspace(self.scratch, &memory)
+        with nogil:
+            fl_add(&self.working, 1)
+            while not fl_peek(&self.stop):
+                r = fl_claim(&self.claimed)
+                if r >= self.call.ranges:
+                    break
+                fl_run(self.driver, &self.call, r, ws)
+            fl_add(&self.working, -1)
+            free(memory)
+        return 0
 
     def total(self) -> float:
         """The sum of the ranges' partial sums, correctly rounded."""
@@ -377,6 +405,57 @@ cdef class ScoreJob(Job):
         cdef int slot = SCORES.index(name)
         self.lay(&self.scores[slot], self.score_dims[slot][0], self.score_dims[slot][1], array,
                  name.startswith("topk"))
+
+
+# The pool: threads that take jobs from a queue for ever, as many as calls have asked for at once.
+# No lock is one of Python code, where an interrupt may leave it taken for good, as happened to
+# those of concurrent.futures; and a signal handler may call a loss, wherever it comes. The threads
+# end with the process, which waits for none of them.
+queue = SimpleQueue()
+cdef int workers = 0, wanted = 0
+# At the end of another interpreter than the main one no thread may be left.
+cdef bint may_help = PyInterpreterState_Get() == PyInterpreterState_Main()
+
+
+cdef int recruited(int helpers) except -1:
+    # How many of so many helpers the pool will have for one more call, after the call for more.
+    if helpers <= 0 or not may_help:
+        return 0
+    cdef int needed = min(fl_add(&wanted, helpers), <int>THREADS)
+    while fl_peek(&workers) < needed:
+        fl_add(&workers, 1)
+        try:
+            start_new_thread(serve, ())
+        except RuntimeError:  # no thread to be had, or the interpreter is shutting down
+            fl_add(&workers, -1)
+            break
+        except BaseException:
+            fl_add(&workers, -1)
+            fl_add(&wanted, -helpers)
+            raise
+    if fl_peek(&workers) == 0:
+        fl_add(&wanted, -helpers)
+        return 0
+    return helpers
+
+
+def serve() -> None:
+    """What a thread of the pool does."""
+    cdef list cell
+    cdef Job job
+    try:
+        while True:
+            cell = queue.get()
+            try:
+                for job in tuple(cell):  # none, if the call is over
+                    job.help()
+            except MemoryError:  # the call goes on without
+                pass
+            finally:
+                cell = job = None
+                fl_add(&wanted, -1)
+    finally:
+        fl_add(&workers, -1)
 
 
 def _sum(partial) -> float:

@@ -1,26 +1,22 @@
-"""How many threads a call uses, and the pool they come from.
+"""How many threads a call uses.
 
-One pool of Python threads is shared by the process. A call wakes each of them once; inside, they
-claim ranges from an atomic counter (`_gate.Job`), and so does the caller, who never waits for a
-thread that has not started: nested use can't deadlock. After a fork, at shutdown and where a thread
-can't be had, the caller does it all.
+They come from one pool of Python threads, shared by the process (`_gate.serve`). A call wakes each
+of them once; inside, they claim ranges from an atomic counter (`_gate.Job`), and so does the
+caller, who never waits for a thread that has not started: nested use can't deadlock. After a fork,
+at shutdown and where a thread can't be had, the caller does it all.
 """
 
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 from fastloss._gate import Job
 
-_MOST = 256  # threads of the pool, whatever is asked for; those beyond would only queue
 _context: ContextVar[int | None] = ContextVar("fastloss_threads", default=None)
 _process: int | None = None
-_pool: ThreadPoolExecutor | None = None
-_pool_lock = threading.RLock()  # a signal handler may call a loss, here too
 _forked = False
 
 
@@ -135,8 +131,8 @@ def _scope(n: int) -> Iterator[None]:
 
 def _after_fork() -> None:
     # The pool's threads are the parent's: calls of a forked child are serial.
-    global _pool, _pool_lock, _forked
-    _pool, _pool_lock, _forked = None, threading.RLock(), True
+    global _forked
+    _forked = True
 
 
 if hasattr(os, "register_at_fork"):
@@ -145,18 +141,5 @@ if hasattr(os, "register_at_fork"):
 
 def run(job: Job, num_threads: int) -> None:
     """Do all ranges of a job with up to so many threads, the caller's included."""
-    global _pool
     main = threading.current_thread() is threading.main_thread()
-    helpers = min(num_threads, job.ranges, _MOST) - 1
-    if helpers <= 0 or _forked:
-        job.run(None, 0, main)
-        return
-    pool = _pool
-    if pool is None:
-        with _pool_lock:
-            pool = _pool = _pool or ThreadPoolExecutor(_MOST, thread_name_prefix="fastloss")
-    if not job.run(pool.submit, helpers, main):
-        # What is left in the pool would wait there, with its arrays, for a thread that never comes.
-        with _pool_lock:
-            _pool = None if _pool is pool else _pool
-        pool.shutdown(wait=False, cancel_futures=True)
+    job.run(0 if _forked else min(num_threads, job.ranges, 2**15) - 1, main)

@@ -70,6 +70,11 @@ KNOBS = {
     "multilabel_soft_margin_loss": [{"class_weight": [1.0, 0.5, 2.0, 0.25]}],
 }
 
+# A sanitizer maps terabytes, and keeps what is freed.
+counts_memory = pytest.mark.skipif(
+    sys.platform != "linux" or "san.so" in os.environ.get("LD_PRELOAD", ""),
+    reason="limits or measures the memory of a process, as Linux counts it",
+)
 every_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 every_elementwise = pytest.mark.parametrize(
     "loss", [loss for loss in LOSSES if loss.kind == "elementwise"], ids=lambda loss: loss.name

@@ -4,7 +4,6 @@ Those of gigabytes are marked `large` and run by `pytest -m large -n 0` where 10
 """
 
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ import fastloss as fl
 from samples import (
     LOSSES,
     METHODS,
+    counts_memory,
     every_label_driver,
     every_loss,
     inputs,
@@ -22,7 +22,6 @@ from samples import (
     run_python,
 )
 
-linux = pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
 every_rows = pytest.mark.parametrize(
     "loss", [loss for loss in LOSSES if loss.kind == "rows"], ids=lambda loss: loss.name
 )
@@ -235,7 +234,7 @@ def limited(extra, call):
 """
 
 
-@linux
+@counts_memory
 def test_no_memory_to_work_in():
     """Neither the caller nor a helper has room for a row; the row needs no memory by itself."""
     code = """
@@ -255,7 +254,7 @@ print(fl.mse_loss(x, y, num_threads=3))
     assert len(errors) == 2 and all("bytes to work in" in error for error in errors)
 
 
-@linux
+@counts_memory
 def test_any_allocation_may_fail():
     """Of any loss, with more and more memory: an error, until it is right, and right after that."""
     code = """

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from samples import run_python
+from samples import counts_memory, run_python
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resets /proc/self peak memory")
 
@@ -181,7 +181,11 @@ MOST = {"10000 classes": 8, "elbo_loss": 2, "cosine_embedding_loss": 2, "cosine_
     [
         (MEASURE, 37),
         (MEASURE_HALVES, 10),
-        (f"TESTS = {str(Path(__file__).parent)!r}\n" + MEASURE_EVERY_LOSS, 500),
+        pytest.param(
+            f"TESTS = {str(Path(__file__).parent)!r}\n" + MEASURE_EVERY_LOSS,
+            500,
+            marks=counts_memory,
+        ),
     ],
     ids=["all", "halves", "every loss"],
 )
@@ -250,6 +254,7 @@ print(abs(more[0]) < 1000 or more, more[1] < 2 << 20 or more, max(map(abs, more[
 """
 
 
+@counts_memory
 def test_a_hundred_thousand_calls_leave_nothing():
     """Errors among them: no block of memory, no page, no reference."""
     found = run_python(f"TESTS = {str(Path(__file__).parent)!r}\n" + CALLS)

@@ -13,14 +13,14 @@ import sys
 import sysconfig
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
 import fastloss as fl
-from samples import LOSSES, every_loss, inputs, run_python
+from samples import LOSSES, counts_memory, every_loss, inputs, run_python
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 focal = fl.sigmoid_focal_loss
@@ -130,23 +130,23 @@ def test_a_call_from_a_pool_that_is_full_of_calls():
 def test_more_threads_than_the_machine_has():
     pred, target = inputs(focal, (2_000_000,), np.float32)
     want, grad = focal.value_and_grad(pred, target, num_threads=1)
-    before = threading.active_count()
     for n in (300, 2**62):
         value, found = focal.value_and_grad(pred, target, num_threads=n)
         assert value == want
         assert_array_equal(found, grad)
-    assert threading.active_count() - before <= 256
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@counts_memory
 def test_where_no_thread_can_be_had():
     """The caller does it all, the pool keeps no array for a thread that never comes, and threads
     are used again when there are some.
     """
     code = """if True:
-        import resource, sys, threading
+        import os, resource, sys, threading
         import numpy as np
         import fastloss as fl
+        threads = lambda: len(os.listdir("/proc/self/task"))
+        before = threads()
         x = np.full(2_000_000, 3, np.float32)
         y = np.ones_like(x)
         references = sys.getrefcount(x)
@@ -154,46 +154,54 @@ def test_where_no_thread_can_be_had():
         no_limit = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (1 << 30, no_limit[1]))
         for _ in range(3):
-            print(fl.mse_loss(x, y, num_threads=4), threading.active_count())
+            print(fl.mse_loss(x, y, num_threads=4), threads() - before)
         print(sys.getrefcount(x) - references)
         resource.setrlimit(resource.RLIMIT_AS, no_limit)
-        print(fl.mse_loss(x, y, num_threads=4), threading.active_count() > 1)
+        threading.stack_size(0)
+        print(fl.mse_loss(x, y, num_threads=4), threads() - before)
+        for n in (200, 2**62):
+            print(fl.mse_loss(x, y, num_threads=n), threads() - before <= 255)
         """
-    assert run_python(code) == "4.0 1\n4.0 1\n4.0 1\n0\n4.0 True"
+    want = "4.0 0\n4.0 0\n4.0 0\n0\n4.0 3\n4.0 True\n4.0 True"
+    assert run_python(code) == want
 
 
-@pytest.mark.parametrize("where", ["submit", "exception"])
-def test_nothing_is_written_after_an_interrupt(where, monkeypatch):
-    """One that comes as the helpers are called, or as the caller waits for them, each in a row."""
-    pred, target = np.full((2, 4, 10_000_000), 0.5, np.float32)
-    target[:, ::2] = 0
-    out = np.zeros_like(pred)
-    loss = fl.cross_entropy.bind(reduction="sum", num_threads=4)
-    loss.grad(pred[:, :100_000], target[:, :100_000])  # the pool is up
-    submit = ThreadPoolExecutor.submit
-
-    def interrupted(self, *args):
-        if where == "submit":
-            submit(self, *args)
-            time.sleep(0.02)
-        raise KeyboardInterrupt
-
-    kind = ThreadPoolExecutor if where == "submit" else Future
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, where, interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            loss.grad(pred, target, out=out)
-    found = out.copy()
-    assert found.any()
-    time.sleep(0.3)
-    assert_array_equal(out, found)
-    assert_array_equal(loss.grad(pred, target, out=out), loss.grad(pred, target, num_threads=1))
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer here")
+def test_nothing_is_written_after_an_interrupt():
+    """Wherever in a call it comes, as the helpers are called and as the caller waits for them too:
+    none of them is at work after it, none hangs, and the next call is right.
+    """
+    code = """if True:
+        import random, signal, time
+        import numpy as np
+        import fastloss as fl
+        x = np.linspace(-3, 3, 300_000, dtype=np.float32)
+        y = (x > 0.1).astype(np.float32)
+        want = fl.sigmoid_focal_loss.grad(x, y, num_threads=1)
+        out = np.empty_like(x)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        written = wrong = interrupts = 0
+        while interrupts < 500:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-6 + random.random() * 2e-3)
+                while True:
+                    fl.sigmoid_focal_loss.grad(x, y, out=out, num_threads=4)
+            except KeyboardInterrupt:
+                out[...] = 7
+                interrupts += 1
+            time.sleep(5e-4)
+            written += not (out == 7).all()
+            fl.sigmoid_focal_loss.grad(x, y, out=out, num_threads=4)
+            wrong += not (out == want).all()
+        print(written, wrong)
+        """
+    assert run_python(code) == "0 0"
 
 
 def test_threads_that_end_in_the_middle():
     """By an exception that another raises in them; those that go on are right.
 
-    Their calls are on one thread: else the exception may come where Python holds a lock of its own.
+    Python may forget that a thread has one, while others get theirs: then it is told again.
     """
     code = """if True:
         import ctypes, random, threading, time
@@ -206,21 +214,26 @@ def test_threads_that_end_in_the_middle():
         def calls():
             try:
                 while True:
-                    if fl.sigmoid_focal_loss(x, y, num_threads=1) != want:
+                    if fl.sigmoid_focal_loss(x, y, num_threads=3) != want:
                         wrong.append(1)
             finally:
                 ended.append(1)
+        def end(thread):
+            ident = ctypes.c_ulong(thread.ident)
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
         for _ in range(12):
             threads = [threading.Thread(target=calls) for _ in range(3)]
             for thread in threads:
                 thread.start()
             time.sleep(random.random() / 30)
             for thread in threads:
-                ident = ctypes.c_ulong(thread.ident)
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ident, ctypes.py_object(SystemExit))
+                end(thread)
             assert fl.sigmoid_focal_loss(x, y, num_threads=3) == want
             for thread in threads:
-                thread.join(60)
+                thread.join(1)
+                while thread.is_alive():
+                    end(thread)
+                    thread.join(1)
         print(len(wrong), len(ended), fl.sigmoid_focal_loss(x, y, num_threads=3) == want)
         """
     assert run_python(code) == "0 36 True"
@@ -544,11 +557,12 @@ def test_calls_during_interpreter_shutdown(warm):
 
 
 def test_shutdown_while_the_pool_works_for_a_daemon_thread():
+    """Which has minutes to go."""
     code = """if True:
         import threading, time
         import numpy as np
         import fastloss as fl
-        long = np.broadcast_to(np.float32(1), 2**31)
+        long = np.broadcast_to(np.float32(1), 2**38)
         fl.mse_loss(long[:1_000_000], long[:1_000_000], num_threads=3)
         call = threading.Thread(
             target=fl.mse_loss, args=(long, long), kwargs={"num_threads": 3}, daemon=True
