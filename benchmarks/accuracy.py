@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -21,14 +22,15 @@ import numpy as np
 
 import fastloss as fl
 
+sys.path.append(str(Path(__file__).parents[1] / "tests"))
+
+import judge
+import oracle
+from samples import softness
+
 from .table import heading, machine
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "tests"))
-import judge  # noqa: E402
-import oracle  # noqa: E402
-from samples import softness  # noqa: E402
-
 WHATS = ("loss", "grad", "hess")
 SHOWN = (  # in the README
     "binary_cross_entropy_with_logits",
@@ -79,7 +81,7 @@ def by_jax(case: judge.Case) -> Any:
     function: Any = theirs
     if isinstance(theirs, tuple):
         name, options = theirs
-        function = lambda z, y: getattr(optax.losses, name)(z, y, **options)  # noqa: E731
+        function = partial(getattr(optax.losses, name), **options)
     value, pull = jax.vjp(lambda z: function(z, case.target), case.pred)
     (grad,) = pull(jax.numpy.ones_like(value))
     return np.asarray(value), np.asarray(grad)

@@ -152,6 +152,30 @@ class Call(Checks):
         if axis is not None:
             self.shape = self.shape[:axis] + self.shape[axis + 1 :]
 
+    def check_labels(self, labels: str, of: str, axis: int, cure: str = "") -> None:
+        """Raise where the target has not one of these labels for each row of those logits."""
+        shape, target = self.pred.shape, self.target
+        if target.shape != self.shape:
+            other = [i for i in range(len(shape)) if shape[:i] + shape[i + 1 :] == target.shape]
+            cure = f"; the classes may be on axis={other[0]}" if other else cure
+            raise self.fail(
+                ValueError,
+                "target",
+                f"expected {labels} of shape {self.shape} for {of} (axis={axis}), got shape "
+                f"{target.shape}{cure}",
+            )
+        self.check_integers()
+
+    def check_integers(self) -> None:
+        """Raise where the target has no integers."""
+        if self.target.dtype.kind not in "iu":
+            raise self.fail(
+                TypeError,
+                "target",
+                f"expected integer labels, got {self.target.dtype}; convert them with "
+                "target.astype(int)",
+            )
+
     def weight(self, name: str, x: Any) -> Array | None:
         """A weight or mask laid over the per-sample shape."""
         if x is None:
@@ -1072,22 +1096,9 @@ class Rows(_Pickles, RowsGate):
                 )
             if not lists:
                 return
-        elif target.shape != call.shape:
-            other = [i for i in range(len(shape)) if shape[:i] + shape[i + 1 :] == target.shape]
-            cure = f"; the classes may be on axis={other[0]}" if other else ""
-            raise call.fail(
-                ValueError,
-                "target",
-                f"expected {self.loss.domain}: labels of shape {call.shape} for pred's {shape} "
-                f"(axis={axis}), got shape {target.shape}{cure}",
-            )
-        if target.dtype.kind not in "iu":
-            raise call.fail(
-                TypeError,
-                "target",
-                f"expected integer labels, got {target.dtype}; convert them with "
-                "target.astype(int)",
-            )
+            call.check_integers()
+        else:
+            call.check_labels(f"{self.loss.domain}: labels", f"pred's {shape}", axis)
 
     def _per_class(self, call: Call, x: Any, classes: int) -> Array | None:
         if x is None:

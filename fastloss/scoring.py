@@ -192,31 +192,16 @@ class _ScoreCall(Call):
         self.shape = shape[: self.axis] + shape[self.axis + 1 :]
         self.classes = shape[self.axis]
         if of_labels:
-            self.check_labels()
+            self.check_rows()
 
-    def check_labels(self) -> None:
+    def check_rows(self) -> None:
         """Raise where the target has not a label for each row; their range is seen by `run`."""
-        shape, target = self.pred.shape, self.target
+        shape, cure = self.pred.shape, ""
         if not self.classes:
             raise self.fail(ValueError, "logits", f"has no classes: shape {shape}")
-        if target.shape != self.shape:
-            other = [i for i in range(len(shape)) if shape[:i] + shape[i + 1 :] == target.shape]
-            cure = f"; the classes may be on axis={other[0]}" if other else ""
-            if target.shape == shape:
-                cure = f"; of one-hot rows target.argmax({self.axis}); fields=() for a loss alone"
-            raise self.fail(
-                ValueError,
-                "target",
-                f"expected class labels of shape {self.shape} for the logits' {shape} "
-                f"(axis={self.axis}), got shape {target.shape}{cure}",
-            )
-        if target.dtype.kind not in "iu":
-            raise self.fail(
-                TypeError,
-                "target",
-                f"expected integer labels, got {target.dtype}; convert them with "
-                "target.astype(int)",
-            )
+        if self.target.shape == shape:
+            cure = f"; of one-hot rows target.argmax({self.axis}); fields=() for a loss alone"
+        self.check_labels("class labels", f"the logits' {shape}", self.axis, cure)
 
     def results(
         self, names: Sequence[str], topk: int, out: Mapping[str, Array], mask: Any

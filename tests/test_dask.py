@@ -172,7 +172,7 @@ def test_nothing_runs_before_compute_and_mistakes_are_seen_at_once(rng):
     with pytest.raises(TypeError, match=r"^huber_loss: out: is not for dask arrays"):
         fld.huber_loss(z, z, out=np.zeros(3))
     with pytest.raises(AttributeError, match="no attribute 'dice_loss'"):
-        fld.dice_loss  # noqa: B018
+        _ = fld.dice_loss
     bad = da.from_array(np.zeros((4, 6)), chunks=(2, 3))
     with pytest.raises(ValueError, match=r"^score: target: 9 is not a class label: .* < 6"):
         fld.score(bad, [0, 1, 9, 2])["lse"].compute()
