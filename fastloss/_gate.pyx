@@ -43,11 +43,9 @@ cdef extern from *:
     #endif
     /* What a small call works in: malloc of as much may go to the system and back every time. */
     static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
-    /* A helper that begins sees that all shall stop or that all is claimed, or the caller sees it
-     * at work, and waits. */
+    /* A helper that begins finds no range left, or the caller sees it at work, and waits. */
     #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST)
     #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_SEQ_CST)
-    #define fl_raise(flag) __atomic_store_n(flag, 1, __ATOMIC_SEQ_CST)
     #define fl_add(count, n) __atomic_add_fetch(count, n, __ATOMIC_SEQ_CST)
     #define FL_NONE_LEFT (PY_SSIZE_T_MAX / 2) /* more than any call's ranges */
     #define fl_put(counter, n) __atomic_store_n(counter, n, __ATOMIC_SEQ_CST)
@@ -59,7 +57,6 @@ cdef extern from *:
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
     int fl_peek(int*) nogil
     Py_ssize_t fl_peek_at "fl_peek" (Py_ssize_t*) nogil
-    void fl_raise(int*) nogil
     int fl_add(int*, int) nogil
     void fl_put(Py_ssize_t*, Py_ssize_t) nogil
 
@@ -194,7 +191,7 @@ cdef class Job:
     cdef fl_driver driver
     cdef Py_ssize_t claimed
     cdef size_t scratch
-    cdef int stop, wide, working
+    cdef int wide, working
     cdef object partial, sums
     cdef Py_ssize_t ranges_of_rows
     cdef list kept
@@ -308,7 +305,6 @@ cdef class Job:
         self.call.scale = scale
         self.call.stream = stream
         self.call.bad = 0
-        self.stop = 0
         fl_put(&self.claimed, 0)
 
     def run(self, int helpers, bint main) -> None:
@@ -323,9 +319,6 @@ cdef class Job:
             for _ in range(recruited(helpers)):
                 queue.put(cell)
             self.work(main)
-        except BaseException:
-            fl_raise(&self.stop)
-            raise
         finally:
             cell.clear()
             # Who comes now finds no range, until `start` has made others.
@@ -369,14 +362,15 @@ cdef class Job:
         cdef Py_ssize_t r
         cdef char* memory = NULL
         cdef fl_workspace* ws
-        if fl_peek(&self.stop) or fl_peek_at(&self.claimed) >= self.call.ranges:
+        if fl_peek_at(&self.claimed) >= FL_NONE_LEFT:
             return 0
         ws = workspace(self.scratch, &memory)
         with nogil:
             fl_add(&self.working, 1)
-            while not fl_peek(&self.stop):
+            while True:
                 r = fl_claim(&self.claimed)
-                if r >= self.call.ranges:
+                # Who comes late keeps no caller waiting: the next call of `start` may be writing.
+                if r >= FL_NONE_LEFT or r >= self.call.ranges:
                     break
                 fl_run(self.driver, &self.call, r, ws)
             fl_add(&self.working, -1)
