@@ -41,6 +41,51 @@ cdef extern from *:
         nanosleep(&t, NULL);
     }
     #endif
+    #define FL_THREADS 255 /* of the pool, whatever is asked for */
+    static long fl_pool[FL_THREADS]; /* the system's numbers of its threads, or 0 */
+    static int fl_caller = -1;       /* the processor that they leave to who calls */
+    #if defined(__linux__)
+    #include <sched.h>
+    #include <sys/syscall.h>
+    #include <unistd.h>
+    static long fl_thread_id(void) { return syscall(SYS_gettid); }
+    /* The pool's threads may run where the caller may, but for where it runs. In a virtual machine
+     * Linux takes an idle processor for one that is not there, and wakes a thread on the caller's:
+     * there it waited for 4 ms, in half of the calls after a pause. */
+    static void fl_make_room(void) {
+        cpu_set_t cpus;
+        int cpu = sched_getcpu();
+        if (cpu < 0 || cpu == __atomic_exchange_n(&fl_caller, cpu, __ATOMIC_SEQ_CST) ||
+            sched_getaffinity(0, sizeof cpus, &cpus))
+            return;
+        if (CPU_COUNT(&cpus) > 1)
+            CPU_CLR(cpu, &cpus);
+        for (int i = 0; i < FL_THREADS; ++i) {
+            long id = __atomic_load_n(&fl_pool[i], __ATOMIC_SEQ_CST);
+            if (id)
+                sched_setaffinity((pid_t)id, sizeof cpus, &cpus);
+        }
+    }
+    #else
+    static long fl_thread_id(void) { return 1; }
+    static void fl_make_room(void) {}
+    #endif
+    /* A thread's place in the pool, or -1. */
+    static int fl_join_pool(void) {
+        for (int i = 0; i < FL_THREADS; ++i) {
+            long none = 0;
+            if (__atomic_compare_exchange_n(&fl_pool[i], &none, fl_thread_id(), 0, __ATOMIC_SEQ_CST,
+                                            __ATOMIC_SEQ_CST)) {
+                __atomic_store_n(&fl_caller, -1, __ATOMIC_SEQ_CST);
+                return i;
+            }
+        }
+        return -1;
+    }
+    static void fl_leave_pool(int place) {
+        if (place >= 0)
+            __atomic_store_n(&fl_pool[place], 0, __ATOMIC_SEQ_CST);
+    }
     /* What a small call works in: malloc of as much may go to the system and back every time. */
     static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
     /* A helper that begins finds no range left, or the caller sees it at work, and waits. */
@@ -52,6 +97,10 @@ cdef extern from *:
     """
     char[1 << 17] fl_own
     Py_ssize_t FL_NONE_LEFT
+    int FL_THREADS
+    void fl_make_room() nogil
+    int fl_join_pool() nogil
+    void fl_leave_pool(int) nogil
     int64_t fl_milliseconds() nogil
     void fl_nap() nogil
     Py_ssize_t fl_claim(Py_ssize_t*) nogil
@@ -76,7 +125,6 @@ cdef enum:
     FEW = 16  # rows: so many, and fewer, of very many classes are shared by the threads
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
-    THREADS = 255  # of the pool, whatever is asked for
     SPINS = 10000  # looks at whether the helpers are done, some 10 us, before the caller naps
 
 FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
@@ -415,7 +463,7 @@ cdef int recruited(int helpers) except -1:
     # How many of so many helpers the pool will have for one more call, after the call for more.
     if helpers <= 0 or not may_help:
         return 0
-    cdef int needed = min(fl_add(&wanted, helpers), <int>THREADS)
+    cdef int needed = min(fl_add(&wanted, helpers), FL_THREADS)
     while fl_peek(&workers) < needed:
         fl_add(&workers, 1)
         try:
@@ -430,6 +478,8 @@ cdef int recruited(int helpers) except -1:
     if fl_peek(&workers) == 0:
         fl_add(&wanted, -helpers)
         return 0
+    if fl_peek(&wanted) == helpers:  # else other calls are under way
+        fl_make_room()
     return helpers
 
 
@@ -437,6 +487,7 @@ def serve() -> None:
     """What a thread of the pool does."""
     cdef list cell
     cdef Job job
+    cdef int place = fl_join_pool()
     try:
         while True:
             cell = queue.get()
@@ -449,6 +500,7 @@ def serve() -> None:
                 cell = job = None
                 fl_add(&wanted, -1)
     finally:
+        fl_leave_pool(place)
         fl_add(&workers, -1)
 
 

@@ -352,6 +352,36 @@ def test_affinity_limits_the_default():
     assert int(run_python(SHOW)) <= len(os.sched_getaffinity(0))
 
 
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or len(os.sched_getaffinity(0)) < 2,
+    reason="no two processors to tell apart, or no telling",
+)
+def test_the_pool_leaves_the_caller_its_processor():
+    run_python("""if True:
+        import os, time
+        import numpy as np
+        import fastloss as fl
+        x = np.zeros(1_000_000, np.float32)
+        first, second = sorted(os.sched_getaffinity(0))[:2]
+        tasks = lambda: {int(task) for task in os.listdir("/proc/self/task")}
+        before = tasks()
+
+        def helpers_get(allowed, wanted):
+            os.sched_setaffinity(0, allowed)
+            end = time.monotonic() + 60
+            while True:  # a thread has to have begun before it can be told
+                fl.mse_loss(x, x, num_threads=3)
+                pool = tasks() - before
+                if pool and all(os.sched_getaffinity(task) in wanted for task in pool):
+                    return
+                assert time.monotonic() < end, [os.sched_getaffinity(task) for task in pool]
+
+        helpers_get({first}, [{first}])
+        helpers_get({second}, [{second}])
+        helpers_get({first, second}, [{first}, {second}])
+        """)
+
+
 # Fork
 
 FORK = """if True:
