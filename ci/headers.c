@@ -34,6 +34,17 @@ static void give_back(void) {
         free(taken[--n_taken]);
 }
 
+/* Blocks that meet in memory, and one that does not. */
+static void streams(ptrdiff_t n, ptrdiff_t at) {
+    char *dst = take(at + 4 * n + 1) + at, *block = take(64 + n) + 64;
+    fl_seam seam = {NULL, 0};
+    for (int i = 0; i < 4; ++i)
+        fl_stream_on(&seam, dst + i * n + (i == 3), block, (size_t)n);
+    fl_close_seam(&seam, block);
+    fl_stream(dst, block, (size_t)n);
+    give_back();
+}
+
 static volatile double seen;
 #define SEE(x) (seen = (double)(x))
 
@@ -143,9 +154,6 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         fl_factors_##S(lanes, 1, d[0], d[1], d[2], d[3], d[4], 2, 0.5, 1, f[0], f[1], f[2], f[3],  \
                        f[4], f[5], f[6], f[7], f[8]);                                              \
         fl_prefetch((char *)z, n, 0), fl_prefetch((char *)z, n, 1), fl_stream_fence();             \
-        for (ptrdiff_t at = 0; at < 64; at += 9)                                                   \
-            fl_stream(take(at + n) + at, take(n), (size_t)n), free(taken[--n_taken]),              \
-                free(taken[--n_taken]);                                                            \
         give_back();                                                                               \
     }                                                                                              \
     /* `steps` steps of lanes. */                                                                  \
@@ -230,6 +238,8 @@ int main(void) {
     for (size_t s = 0; s < COUNT(SIZES); ++s) {
         ptrdiff_t n = SIZES[s];
         sizes_f32(n), sizes_f64(n);
+        for (ptrdiff_t at = 0; at < 64; at += 9)
+            streams(n, at);
         for (int options = 0; options < 768; ++options)
             elements_f32(n, options % 3, options / 3), elements_f64(n, options % 3, options / 3);
         for (size_t k = 0; k < COUNT(CODES); ++k)

@@ -42,17 +42,29 @@ def remez(
     return p, max(abs(error) for _, error in extremes)
 
 
+def of_exp(r: mp.mpf) -> mp.mpf:
+    """The q(r) of exp(r) = 1 + r + r^2 q(r)."""
+    return (mp.expm1(r) - r) / r**2 if abs(r) > mp.mpf(10) ** -20 else mp.mpf(1) / 2
+
+
 def exp_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
-    """The q of exp(r) = 1 + r + r^2 q(r) on abs(r) <= log(2) / 2, and a hair more."""
+    """That q on abs(r) <= log(2) / 2, and a hair more."""
     edge = mp.log(2) / 2 * mp.mpf("1.0001")
     small = mp.mpf(10) ** -6
     return remez(
-        lambda r: (mp.expm1(r) - r) / r**2 if r else mp.mpf(1) / 2,
+        of_exp,
         lambda r: r**2 / mp.exp(r) if abs(r) > small else small**2,
         -edge,
         edge,
         degree,
     )
+
+
+def exp_part(degree: int, parts: int) -> tuple[list[mp.mpf], mp.mpf]:
+    """That q on abs(r) <= log(2) / (2 parts). Its own error: r^2 q's does not alternate at 0."""
+    edge = mp.log(2) / (2 * parts) * mp.mpf("1.0001")
+    q, worst = remez(of_exp, lambda r: mp.mpf(1), -edge, edge, degree)
+    return q, worst * edge**2
 
 
 def atanh_rest(degree: int, s_max: mp.mpf) -> tuple[list[mp.mpf], mp.mpf]:
@@ -95,6 +107,8 @@ def log_cosh_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
 for name, digits, (polynomial, worst) in [
     ("exp, float", 18, exp_rest(4)),
     ("exp, double", 20, exp_rest(10)),
+    ("exp in 16 parts, float", 18, exp_part(1, 16)),
+    ("exp in 8 parts, double", 20, exp_part(5, 8)),
     ("log1p on [0, 1], float", 18, atanh_rest(3, mp.mpf(1) / 3)),
     ("log1p on [0, 1], double", 20, atanh_rest(9, mp.mpf(1) / 3)),
     ("log, float", 18, log_rest(8)),

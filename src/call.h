@@ -231,6 +231,29 @@ static __attribute__((unused)) void fl_stream(char *dst, const char *src, size_t
     memcpy(dst, src, bytes);
 }
 
+/* The bytes left at a seam; `block` is that which they are before. */
+FL_INLINE void fl_close_seam(fl_seam *seam, const char *block) {
+    if (seam->bytes)
+        memcpy(seam->at - seam->bytes, block - seam->bytes, seam->bytes);
+    seam->bytes = 0;
+}
+
+/* Streams a block, which shares its lines with the one before if it follows that in memory: a line
+ * written in two parts, plainly, is read before, and 8100 x 4032 took 1.25 times as long. There is
+ * room for 64 bytes before the block. */
+static __attribute__((unused)) void fl_stream_on(fl_seam *seam, char *dst, char *block,
+                                                 size_t bytes) {
+    if (dst != seam->at)
+        fl_close_seam(seam, block);
+    char *begin = dst - seam->bytes, *end = dst + bytes;
+    size_t rest = (uintptr_t)end & 63, all = (size_t)(end - begin);
+    rest = rest < all ? rest : all;
+    fl_stream(begin, block - seam->bytes, all - rest);
+    memmove(block - 64, block + bytes - 64, 64);
+    seam->at = end;
+    seam->bytes = rest;
+}
+
 /* Bytes, at most a few lines of them, that are soon read or written. */
 FL_INLINE void fl_prefetch(const char *at, ptrdiff_t bytes, int write) {
     for (ptrdiff_t b = 0; b < bytes && b < 1024; b += 64)

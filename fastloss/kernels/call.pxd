@@ -119,6 +119,10 @@ cdef extern from "call.h" nogil:
         Py_ssize_t topk
         int bad
 
+    ctypedef struct fl_seam:
+        char* at
+        size_t bytes
+
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
         double[8] before_grad, before_hess
@@ -127,6 +131,7 @@ cdef extern from "call.h" nogil:
         double[2 * LANES] total, below
         double[2 * LANES] dot, mass
         double[2] by
+        fl_seam[2] seams
 
     ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 
@@ -160,4 +165,6 @@ cdef extern from "call.h" nogil:
     void fl_from_columns_f32(char*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f64(char*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_prefetch(const char*, Py_ssize_t, bint)
+    void fl_stream_on(fl_seam*, char*, char*, size_t)
+    void fl_close_seam(fl_seam*, const char*)
     void fl_stream_fence()

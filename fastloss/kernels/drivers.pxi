@@ -144,10 +144,11 @@ cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
             ws.dot[i] = ws.mass[i] = 0
 
 
-cdef inline double merged(double* x) noexcept nogil:
+cdef inline double merged(const double* lanes) noexcept nogil:
     cdef Py_ssize_t i
+    cdef double[32] x  # the compiler keeps it in registers
     for i in range(32):
-        x[i] += x[i + 32]
+        x[i] = lanes[i] + lanes[i + 32]
     for i in range(16):
         x[i] += x[i + 16]
     for i in range(8):

@@ -188,26 +188,30 @@ cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
+    k = k if 0 <= k < cols else -1
     src = fl_row(op, row) + col * op.step
     if adjacent(op, <T>0) and not masked and not capped:
-        if cols % LANES == 0 and not 0 <= k < cols:
+        if k < 0 and cols % LANES == 0:
             most[0] = highest_of_all(<const T*>src, steps)
             return <const T*>src
         most[0] = copy_highest(block, <const T*>src, cols)
-    else:
-        load(block, src, op.step, cols, op.code)
-        if capped:
-            cap(block, cols, c.softcap)
-        for i in range(cols, steps * LANES):
-            block[i] = -<T>INFINITY
-        for i in range(cols if masked else 0):
-            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
-        most[0] = highest_of_all(block, steps)
-    if 0 <= k < cols:
+        if k >= 0:
+            label_logit[0] = (<const T*>src)[k]
+            block[k] = -<T>INFINITY
+            if not label_logit[0] < most[0]:
+                most[0] = highest_of_all(block, steps)
+        return block
+    load(block, src, op.step, cols, op.code)
+    if capped:
+        cap(block, cols, c.softcap)
+    for i in range(cols, steps * LANES):
+        block[i] = -<T>INFINITY
+    for i in range(cols if masked else 0):
+        block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
+    if k >= 0:
         label_logit[0] = block[k]
         block[k] = -<T>INFINITY
-        if not label_logit[0] < most[0]:
-            most[0] = highest_of_all(block, steps)
+    most[0] = highest_of_all(block, steps)
     return block
 
 
@@ -1030,6 +1034,25 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
             store_lanes(&c.hess, hess, s.row, s.n, at, cols, c.stream)
 
 
+cdef inline void write_out(fl_call* c, const fl_operand* op, fl_seam* seam, Py_ssize_t row,
+                           Py_ssize_t col, Py_ssize_t cols, T* block) noexcept nogil:
+    cdef char* dst
+    if not op.data:
+        return
+    dst = fl_row(op, row) + col * op.step
+    if c.stream and adjacent(op, <T>0):
+        fl_stream_on(seam, dst, <char*>block, cols * sizeof(T))
+    else:
+        store(dst, block, op.step, cols, op.code, c.stream)
+
+
+cdef inline void stream_end(fl_call* c, fl_workspace* ws) noexcept nogil:
+    if c.stream:
+        fl_close_seam(&ws.seams[0], <char*>ws.grad)
+        fl_close_seam(&ws.seams[1], <char*>ws.hess)
+        fl_stream_fence()
+
+
 cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
     # The next block of rows one after the other; False when there is none left.
     cdef T* grad = <T*>ws.grad
@@ -1073,12 +1096,8 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
             hess[k] = (<T*>ws.second)[0]
         if c.softcap != 0:
             uncap(c, s.row + j, 1, step, steps, <T*>ws.extra, grad, hess)  # pred may be in use
-    if c.grad.data:
-        store(fl_row(&c.grad, s.row + j) + col * c.grad.step, grad, c.grad.step, cols, c.grad.code,
-              c.stream)
-    if c.hess.data:
-        store(fl_row(&c.hess, s.row + j) + col * c.hess.step, hess, c.hess.step, cols, c.hess.code,
-              c.stream)
+    write_out(c, &c.grad, &ws.seams[0], s.row + j, col, cols, grad)
+    write_out(c, &c.hess, &ws.seams[1], s.row + j, col, cols, hess)
     s.step += STEPS
     if s.step >= all_steps:
         s.step = 0
@@ -1098,6 +1117,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
     cdef Sum partial
     partial.high = partial.low = 0
     both[0].e = both[1].e = ws + 1
+    memset(ws.seams, 0, sizeof(ws.seams))
     if c.double_buffered and not c.lanes:
         both[1].e = <T*>both[0].e + c.group * c.unit
     s.n = s.j = 0
@@ -1142,8 +1162,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         while write_next(c, ws, s, tag):
             pass
     fl_leave(own)
-    if c.stream:
-        fl_stream_fence()
+    stream_end(c, ws)
     c.partial[index] = value(&partial)
 
 
@@ -1215,6 +1234,7 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     s.e = ws + 1
     s.n = 1
     s.j = s.step = 0
+    memset(ws.seams, 0, sizeof(ws.seams))
     row_weights(s.w, s.y, c, s.row, 1, tag)
     if s.w[0] == 0:
         s.top[0] = s.label_logit[0] = s.others[0] = 0
@@ -1231,5 +1251,4 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     while (c.grad.data != NULL or c.hess.data != NULL) and write_next(&own, ws, &s, tag):
         pass
     fl_leave(mode)
-    if c.stream:
-        fl_stream_fence()
+    stream_end(c, ws)
