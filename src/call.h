@@ -577,12 +577,12 @@ FL_DEFINE_BEGIN(double, f64)
     FL_INLINE void fl_store_lanes_##S(char *to, const T *from, ptrdiff_t e, int stream) {          \
         char *dst = to + e * (ptrdiff_t)sizeof(T);                                                 \
         const char *src = (const char *)(from + e);                                                \
-        size_t off = (uintptr_t)dst & 63;                                                          \
-        if (!stream)                                                                               \
-            memcpy(dst, src, FL_LANES * sizeof(T));                                                \
-        else                                                                                       \
-            for (size_t k = 0; k < FL_LANES * sizeof(T); k += 64)                                  \
+        size_t off = stream ? (uintptr_t)dst & 63 : 0;                                             \
+        for (size_t k = 0; k < FL_LANES * sizeof(T); k += 64) /* gcc would call memcpy of all */   \
+            if (stream)                                                                            \
                 fl_stream_line(dst - off + k, src - off + k);                                      \
+            else                                                                                   \
+                memcpy(dst + k, src + k, 64);                                                      \
     }                                                                                              \
     /* n elements, with zeros to the end of the lanes. */                                          \
     static __attribute__((noinline, unused)) const T *fl_padded_##S(T *step, const T *x,           \

@@ -18,7 +18,7 @@ import pytest
 import fastloss as fl
 
 WIDTH = {"baseline": "xmm", "avx2": "ymm", "avx512": "zmm"}
-ARITHMETIC = r"\bv?(?:add|sub|mul|div|max|min|sqrt|cmp\w*|and|andn|xor|fn?m(?:add|sub)\d+)"
+ARITHMETIC = r"\bv?(?:sub|mul|div|max|min|sqrt|cmp\w*|and|andn|xor|fn?m(?:add|sub)\d+)"
 
 KERNELS = Path(__file__).resolve().parent.parent / "fastloss" / "kernels"
 
@@ -41,20 +41,29 @@ def functions(isa):
     return module, found
 
 
-def loops(instructions):
-    """The text of the innermost loops: from a jump's target to the jump, if that is backwards."""
+def loops(instructions, innermost=False):
+    """Each loop's own text, without that of loops in it: from a jump's target to the jump, if that
+    is backwards.
+    """
     begin, end = instructions[0][0], instructions[-1][0]
     spans = []
     for at, text in instructions:
         jump = re.match(r"j\w+\s+([0-9a-f]+)", text)
         if jump and begin <= int(jump[1], 16) <= at <= end:
             spans.append((int(jump[1], 16), at))
-    inner = {
-        (a, b)
-        for a, b in spans
-        if not any((a, b) != (c, d) and a <= c and d <= b for c, d in spans)
-    }
-    return ["\n".join(text for at, text in instructions if a <= at <= b) for a, b in inner]
+    found = []
+    for span in spans:
+        a, b = span
+        inner = [(c, d) for c, d in spans if a <= c and d <= b and (c, d) != span]
+        if inner and innermost:
+            continue
+        own = [
+            text
+            for at, text in instructions
+            if a <= at <= b and not any(c <= at <= d for c, d in inner)
+        ]
+        found.append("\n".join(own))
+    return found
 
 
 @cache
@@ -77,7 +86,7 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
             if key == symbol or key.startswith(symbol + ".")  # gcc's clones
             for text in loops(found[key])
         ]
-        for letter in "sd":
+        for letter in "sd":  # not additions: those of floats' sums are of doubles too
             vector = rf"{ARITHMETIC}p{letter}\s.*%{WIDTH[isa]}"
             full = sum(bool(re.search(vector, text)) for text in of_loops)
             if not full >= 3 * variants()[name] > 0:
@@ -96,7 +105,7 @@ def test_every_exponential_of_the_scores_is_vectorised(isa):
             text
             for key in found
             if symbol.search(key) and key.startswith(f"__pyx_fuse_{fused}_")
-            for text in loops(found[key])
+            for text in loops(found[key], innermost=True)
         ]
         # The sums of a row, with what is beside the highest, with distances; of rows side by side.
         wide = sum(bool(re.search(rf"{shift},.*%{WIDTH[isa]}", text)) for text in of_loops)
