@@ -576,12 +576,15 @@ FL_DEFINE_EXPS(double, f64)
                 count[l] = z[l] > bound[l] ? n + 1 : n;                                            \
             }                                                                                      \
     }                                                                                              \
-    FL_INLINE void fl_nans_##S(const T *restrict z, ptrdiff_t steps, T *restrict odd) {            \
-        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+    FL_INLINE void fl_nans_##S(const T *restrict z, ptrdiff_t steps, T *restrict odd,              \
+                               const char *ahead) {                                                \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES) {                                     \
+            fl_near_##S(ahead, i);                                                                 \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 T known = odd[l];                                                                  \
                 odd[l] = z[l] != z[l] ? 1 : known;                                                 \
             }                                                                                      \
+        }                                                                                          \
     }                                                                                              \
     /* Of one row: how many are above a bound, and where the first is that equals x, or -1. */     \
     FL_INLINE ptrdiff_t fl_all_above_##S(const T *restrict z, ptrdiff_t steps, T x) {              \

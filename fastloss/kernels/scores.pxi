@@ -84,11 +84,11 @@ cdef inline void above(const T* z, Py_ssize_t steps, const T* bound, T* count) n
         fl_above_f64(z, steps, bound, count)
 
 
-cdef inline void nans(const T* z, Py_ssize_t steps, T* odd) noexcept nogil:
+cdef inline void nans(const T* z, Py_ssize_t steps, T* odd, const char* ahead) noexcept nogil:
     if T is float:
-        fl_nans_f32(z, steps, odd)
+        fl_nans_f32(z, steps, odd, ahead)
     else:
-        fl_nans_f64(z, steps, odd)
+        fl_nans_f64(z, steps, odd, ahead)
 
 
 cdef inline Py_ssize_t all_above(const T* z, Py_ssize_t steps, T bound) noexcept nogil:
@@ -247,7 +247,7 @@ cdef void score_row(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, Py_ssize_t
                 if dot:
                     add_part(part + (3 * i + 2) * LANES, ws.dot)
         else:
-            nans(z, steps, odd)
+            nans(z, steps, odd, ahead)
         if ranks and own > label:
             f.rank[j] += all_above(z, steps, label)
         if c.topk and (held < c.topk or own > value[c.topk - 1]):
@@ -263,7 +263,7 @@ cdef void score_row(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, Py_ssize_t
             odd[0] = 0 if step == 0 else odd[0]
             steps = min(<Py_ssize_t>STEPS, all_steps - step)
             z = logits(c, &c.pred, row, 1, step, steps, &s.y[j], &s.label_logit[j], block, &own)
-            nans(z, steps, odd)
+            nans(z, steps, odd, NULL)
             part_sums(True, False, z, steps, m, part, NULL)
             for i in range((steps + FL_ADDS - 1) // FL_ADDS):
                 add_part(part + (3 * i + 1) * LANES, ws.below)
@@ -331,7 +331,7 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
     for i in range(s.n):  # the labels are back
         label[i] = <T>s.label_logit[i]
         z[s.y[i] * LANES + i] = label[i]
-    nans(z, c.classes, at)
+    nans(z, c.classes, at, NULL)
     for i in range(s.n):
         f.odd[i] = at[i] != 0
         s.sum[i] = ws.total[i] * unscale
