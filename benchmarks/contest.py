@@ -248,7 +248,7 @@ def split(threads: int, function: Callable[..., Any], *arrays: Array) -> Callabl
     cpus = iter(sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else ())
 
     def settle() -> None:  # on a processor of its own: Linux may wake two on one, for 4 ms
-        if cpu := next(cpus, None):
+        if (cpu := next(cpus, None)) is not None:
             os.sched_setaffinity(0, {cpu})
 
     pool = ThreadPoolExecutor(threads, initializer=settle)

@@ -117,7 +117,8 @@ def main(argv: list[str]) -> int:
     columns = [who for who in (*RIVALS, "out of place", *BOOSTERS) if re.search(args.rivals, who)]
     head: dict[str, Any] = {
         "machine": machine(
-            *("torch", "scikit-learn", "jax", "numba", "numexpr", "xgboost-cpu", "lightgbm")
+            *("torch", "scikit-learn", "jax", "numba", "numexpr"),
+            *("xgboost", "xgboost-cpu", "lightgbm"),
         ),
         "isa": fl.kernels.isa,
         "dtype": args.dtype,

@@ -52,9 +52,6 @@ typedef struct {
         }                                                                                          \
     } while (0)
 
-#define FL_INDEX_f32 int32_t /* as wide as the numbers, for vectors of both */
-#define FL_INDEX_f64 int64_t
-
 /* n < FL_LANES numbers, filled up with -inf. Not by memcpy and loads: those wait for its stores. */
 #if defined(__AVX512F__)
 #define FL_DEFINE_FILLED(T, S, P)                                                                  \

@@ -559,3 +559,29 @@ def test_few_rows_of_very_many_classes_are_cut_for_the_threads(classes, options,
         over = pred.copy()
         fl.cross_entropy.grad(over, target, reduction="none", out=over, **few)
         assert_array_equal(over, got[1])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize("shape", [(1100, 4032), (2500, 1777), (4_500_011,)])
+def test_what_goes_past_the_cache_is_what_stays(shape, padding, dtype):
+    """Gradients and Hessians that begin and end in the middle of a line, and rows with gaps."""
+    rng = np.random.default_rng(0)
+    rows = len(shape) > 1
+    loss = (fl.cross_entropy if rows else fl.huber_loss).bind(reduction="sum", num_threads=2)
+    pred = rng.standard_normal(shape).astype(dtype)
+    target = rng.integers(0, shape[1], shape[0]) if rows else np.zeros_like(pred)
+    held = np.full((2, 5 + pred.size + padding * len(pred) * rows + 5), 7.0, dtype)
+    outs = [
+        x[5:-5].reshape(len(pred), -1)[:, : shape[1]] if rows else x[5 : 5 + pred.size]
+        for x in held
+    ]
+    loss.grad_and_hess(pred, target, out=tuple(outs))
+    part = len(pred) // 97 + 1  # small enough to stay
+    for at in range(0, len(pred), part):
+        some = slice(at, at + part)
+        for got, want in zip(outs, loss.grad_and_hess(pred[some], target[some]), strict=True):
+            assert_array_equal(got[some], want)
+    for x, out in zip(held, outs, strict=True):
+        out[...] = 7
+        assert (x == 7).all()  # nothing beside was written
