@@ -359,10 +359,11 @@ cdef class Job:
         """Does all ranges, with so many threads of the pool if they can be had.
 
         When this returns or raises, no thread is at work any more: no interrupt comes between the
-        lines here, as it could in Python.
+        lines here, as it could in Python. In a child that a signal handler forked meanwhile, where
+        the pool's threads are not, it raises if they were at work.
         """
         cdef list cell = [self]  # what is left in the queue keeps no array
-        cdef int _
+        cdef int _, generation = forks
         try:
             for _ in range(recruited(helpers)):
                 queue.put(cell)
@@ -376,8 +377,11 @@ cdef class Job:
                     for _ in range(SPINS):
                         if not fl_peek(&self.working):
                             break
-                    while fl_peek(&self.working):
+                    while fl_peek(&self.working) and forks == generation:
                         fl_nap()
+        if forks != generation and fl_peek(&self.working):
+            raise RuntimeError("this process was forked during the call: the parent's threads hold "
+                               "a part of it, so its results are incomplete here")
 
     cdef int work(self, bint main) except -1:
         # Claims and does ranges until none is left; the main thread looks for Ctrl-C meanwhile.
@@ -455,13 +459,15 @@ cdef class ScoreJob(Job):
 # end with the process, which waits for none of them.
 queue = SimpleQueue()
 cdef int workers = 0, wanted = 0
+cdef int forks = 0  # from the process that imported this to the one it is now
 # At the end of another interpreter than the main one no thread may be left.
 cdef bint may_help = PyInterpreterState_Get() == PyInterpreterState_Main()
 
 
 cdef int recruited(int helpers) except -1:
-    # How many of so many helpers the pool will have for one more call, after the call for more.
-    if helpers <= 0 or not may_help:
+    # How many of so many helpers the pool will have for one more call, after the call for more: in
+    # a forked child none, as the pool's threads are the parent's.
+    if helpers <= 0 or not may_help or forks:
         return 0
     cdef int needed = min(fl_add(&wanted, helpers), FL_THREADS)
     while fl_peek(&workers) < needed:
@@ -481,6 +487,12 @@ cdef int recruited(int helpers) except -1:
     if fl_peek(&wanted) == helpers:  # else other calls are under way
         fl_make_room()
     return helpers
+
+
+def forked() -> None:
+    """Says that this process is a forked child."""
+    global forks
+    forks += 1
 
 
 def serve() -> None:

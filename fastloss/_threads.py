@@ -13,11 +13,10 @@ from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
-from fastloss._gate import Job
+from fastloss._gate import Job, forked
 
 _context: ContextVar[int | None] = ContextVar("fastloss_threads", default=None)
 _process: int | None = None
-_forked = False
 
 
 def check_threads(n: object, name: str = "num_threads") -> int:
@@ -129,17 +128,11 @@ def _scope(n: int) -> Iterator[None]:
         _context.reset(token)
 
 
-def _after_fork() -> None:
-    # The pool's threads are the parent's: calls of a forked child are serial.
-    global _forked
-    _forked = True
-
-
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(after_in_child=forked)
 
 
 def run(job: Job, num_threads: int) -> None:
     """Do all ranges of a job with up to so many threads, the caller's included."""
     main = threading.current_thread() is threading.main_thread()
-    job.run(0 if _forked else min(num_threads, job.ranges, 2**15) - 1, main)
+    job.run(min(num_threads, job.ranges, 2**15) - 1, main)

@@ -461,6 +461,38 @@ def test_a_fork_while_another_thread_is_in_a_kernel():
 
 
 @needs_fork
+def test_a_signal_handler_that_forks_during_a_call():
+    """The child has none of the threads that were at work: it says so, and hangs not."""
+    code = """
+    import signal
+    long = np.broadcast_to(np.float32(1), 2**29)
+    pids = []
+    def handler(*_):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        pids.append(os.fork())
+        if pids[-1] == 0:
+            signal.alarm(60)  # ends it
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, handler)
+    ends = set()
+    for _ in range(5):
+        signal.setitimer(signal.ITIMER_REAL, 0.03)
+        try:
+            got = fl.mse_loss(long, long, num_threads=2) == 0
+        except RuntimeError as error:
+            got = pids[-1] == 0 and "forked during the call" in str(error)
+        if pids[-1] == 0:
+            assert got
+            child()
+            os._exit(7)
+        assert got
+        ends.add(os.waitstatus_to_exitcode(os.waitpid(pids[-1], 0)[1]))
+    print(len(pids), ends)
+    """
+    assert run_python(FORK + code) == "5 {7}"
+
+
+@needs_fork
 @pytest.mark.parametrize("method", ["forkserver", "spawn"])
 @pytest.mark.parametrize("preload", [False, True])
 def test_multiprocessing_by_a_new_process(method, preload):
