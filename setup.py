@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 # Each flag has its reason:
 FLAGS = [
@@ -35,16 +36,39 @@ ISAS = {
     "avx512": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
 INLINE = "inline __attribute__((always_inline, unused))"
+# Where Python is built by Microsoft's compiler, which lacks the builtins of gcc and clang, LLVM's
+# stands in for it.
+MSVC = sysconfig.get_platform().startswith("win")
+CLANG_CL = "clang-cl"
+
+
+class BuildExt(build_ext):
+    """The command of setuptools, with clang in the place of Microsoft's compiler."""
+
+    def build_extensions(self) -> None:
+        """Build all."""
+        if self.compiler.compiler_type == "msvc":
+            if not self.compiler.initialized:
+                self.compiler.initialize()
+            self.compiler.cc = CLANG_CL
+        super().build_extensions()
+
+
+def spelled(flags: list[str]) -> list[str]:
+    """The flags as the compiler takes them."""
+    return [f"/clang:{flag}" for flag in flags] if MSVC else flags
 
 
 def compiler_has(flags: list[str]) -> bool:
     """Whether the compiler of extensions accepts these flags."""
     command = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
+    if MSVC:
+        command = [CLANG_CL]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder, "probe.c")
         source.write_text("int probe(int x) { return x + 1; }\n")
         done = subprocess.run(
-            [*command, *flags, "-c", str(source), "-o", str(source.with_suffix(".o"))],
+            [*command, *spelled(flags), "-c", str(source), "-o", str(source.with_suffix(".o"))],
             capture_output=True,
             check=False,
         )
@@ -70,7 +94,7 @@ def extensions() -> list[Extension]:
                 f"fastloss.kernels.{isa}",
                 [f"fastloss/kernels/{isa}.pyx"],
                 include_dirs=["src"],
-                extra_compile_args=[*flags, *march],
+                extra_compile_args=spelled([*flags, *march]),
                 define_macros=[("CYTHON_INLINE", INLINE)],
                 depends=headers + parts,
             )
@@ -80,7 +104,7 @@ def extensions() -> list[Extension]:
         Extension(
             "fastloss._gate",
             ["fastloss/_gate.pyx"],
-            extra_compile_args=flags,
+            extra_compile_args=spelled(flags),
             define_macros=[("NPY_NO_DEPRECATED_API", "NPY_2_0_API_VERSION")],
             **common,
         )
@@ -90,7 +114,7 @@ def extensions() -> list[Extension]:
             "fastloss.kernels._cpu",
             ["fastloss/kernels/_cpu.pyx"],
             define_macros=[("FL_FLAGS", f'"{" ".join(flags)}"')],
-            extra_compile_args=["-g0"],
+            extra_compile_args=spelled(["-g0"]),
         )
     )
     return modules
@@ -115,5 +139,6 @@ setup(
         compiler_directives=DIRECTIVES,
     ),
     # All at once on two CPUs too, where the third would wait for the first to end.
+    cmdclass={"build_ext": BuildExt},
     options={"build_ext": {"parallel": max(len(ISAS), os.cpu_count() or 1)}},
 )

@@ -86,8 +86,13 @@ cdef extern from *:
         if (place >= 0)
             __atomic_store_n(&fl_pool[place], 0, __ATOMIC_SEQ_CST);
     }
-    /* What a small call works in: malloc of as much may go to the system and back every time. */
-    static _Thread_local char fl_own[1 << 17] __attribute__((aligned(64)));
+    /* What a small call works in: malloc of as much may go to the system and back every time.
+     * Windows aligns a thread's own memory to 16 bytes, whatever is asked for. */
+    #define FL_OWN (1 << 17)
+    static char *fl_own(void) {
+        static _Thread_local char own[FL_OWN + 64];
+        return own + (-(uintptr_t)own & 63);
+    }
     /* A helper that begins finds no range left, or the caller sees it at work, and waits. */
     #define fl_claim(counter) __atomic_fetch_add(counter, 1, __ATOMIC_SEQ_CST)
     #define fl_peek(flag) __atomic_load_n(flag, __ATOMIC_SEQ_CST)
@@ -95,7 +100,8 @@ cdef extern from *:
     #define FL_NONE_LEFT (PY_SSIZE_T_MAX / 2) /* more than any call's ranges */
     #define fl_put(counter, n) __atomic_store_n(counter, n, __ATOMIC_SEQ_CST)
     """
-    char[1 << 17] fl_own
+    size_t FL_OWN
+    char* fl_own() nogil
     Py_ssize_t FL_NONE_LEFT
     int FL_THREADS
     void fl_make_room() nogil
@@ -752,7 +758,7 @@ cdef class Gate:
                     pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
             c.hess = c.pred
             c.hess.data = <char*>cnp.PyArray_DATA(hess)
-        ws = <fl_workspace*>fl_own if scratch <= sizeof(fl_own) else workspace(scratch, &memory)
+        ws = <fl_workspace*>fl_own() if scratch <= FL_OWN else workspace(scratch, &memory)
         if size <= HOLD_GIL:
             fl_run(driver, &c, 0, ws)
         else:
