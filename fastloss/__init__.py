@@ -4,7 +4,7 @@ Every loss is a `Loss`: called, it returns the loss; its methods `value_and_grad
 `grad_and_hess` and `value_grad_hess` return what their names say.
 """
 
-from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from fastloss import kernels
 from fastloss._config import show_config
@@ -99,7 +99,6 @@ from fastloss.training import (
     grad_norm,
 )
 
-__version__ = version("fastloss")
 __all__ = [
     "Domain",
     "GradientCheck",
@@ -197,3 +196,14 @@ __all__ = [
     "tweedie_loss",
     "weighted_sum",
 ]
+
+__version__: str
+if not TYPE_CHECKING:  # to whom any name would be one
+
+    def __getattr__(name):
+        # When it is asked for: looking it up takes longer than all declarations.
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version(__name__)

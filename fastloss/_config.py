@@ -1,7 +1,6 @@
 """What runs here: `show_config`."""
 
-from importlib.metadata import version
-
+import fastloss
 from fastloss import kernels
 from fastloss._threads import get_num_threads
 
@@ -17,7 +16,7 @@ def show_config() -> None:
     instruction set ...
     """
     rows = {
-        "fastloss": version("fastloss"),
+        "fastloss": fastloss.__version__,
         "instruction set": f"{kernels.isa} (available: {', '.join(kernels.available)})",
         "threads": str(get_num_threads()),
         "compiler": kernels.BUILD["compiler"],

@@ -95,6 +95,8 @@ def naive(loss, args, knobs):
 
 def differences(loss, args, grad, knobs):
     """The gradients by central differences of the formula in extended precision."""
+    if np.dtype("g") == np.float64:
+        pytest.skip("longdouble is float64 here")
     args = cast(args, np.longdouble)
     h = np.finfo(np.longdouble).eps ** (1 / 3)
     leaves, rebuilt = differentiable(args, grad)
