@@ -295,10 +295,16 @@ def _members(hint: Any) -> list[Any]:
     return [hint, *(m for part in typing.get_args(hint) for m in _members(part))]
 
 
-def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Knob]:
+def _knobs(
+    function: Callable[..., Any], options: Sequence[str]
+) -> tuple[dict[str, Knob], tuple[str, ...]]:
+    """The knobs, and the names in the TypedDict that the declaration's `**common` unpacks."""
     hints = typing.get_type_hints(function, include_extras=True)
     knobs = {}
+    common: tuple[str, ...] = ()
     for p in inspect.signature(function).parameters.values():
+        if p.kind is p.VAR_KEYWORD:
+            common = tuple(typing.get_args(hints[p.name])[0].__annotations__)
         members = _members(hints.get(p.name))
         words = [m for m in members if typing.get_origin(m) is Literal]
         check: Interval | Choice | None = Choice(typing.get_args(words[0])) if words else None
@@ -312,16 +318,7 @@ def _knobs(function: Callable[..., Any], options: Sequence[str]) -> dict[str, Kn
             scalar=check is not None and p.name not in options,
             each=next((m for m in members if isinstance(m, Domain)), None),
         )
-    return knobs
-
-
-def _common(function: Callable[..., Any]) -> tuple[str, ...]:
-    """The names in the TypedDict that the declaration's `**common` unpacks."""
-    for p in inspect.signature(function).parameters.values():
-        if p.kind is p.VAR_KEYWORD:
-            unpacked = typing.get_args(typing.get_type_hints(function)[p.name])[0]
-            return tuple(unpacked.__annotations__)
-    return ()
+    return knobs, common
 
 
 class Loss(Generic[P, G]):
@@ -391,7 +388,7 @@ class Loss(Generic[P, G]):
         self.use_when = use_when
         self.pred, self.torch, self.sklearn = pred, torch, sklearn
         self.inputs, self.checked = inputs, checked  # `checked` is the one whose domain it is
-        self.knobs, self.common = _knobs(function, gate.options), _common(function)
+        self.knobs, self.common = _knobs(function, gate.options)
         self._link, self.constant = link, constant
         self._gate = gate
         self._bound: dict[str, Any] = {}
@@ -412,11 +409,8 @@ class Loss(Generic[P, G]):
         signature = inspect.Signature(public)
         own = signature.replace(parameters=public[1:])
         self.__signature__ = own
-        shown = own.replace(
-            parameters=[
-                p.replace(annotation=inspect.Parameter.empty) for p in own.parameters.values()
-            ]
-        )
+        plain = [p.replace(annotation=inspect.Parameter.empty) for p in own.parameters.values()]
+        shown = str(own.replace(parameters=plain))
         doc = inspect.cleandoc(function.__doc__ or "")
         shared = _COMMON_DOC | (_VECTORS_DOC if self.kind == "vectors" else {})
         doc = doc.replace("**common", "\n".join(shared[name] for name in self.common))

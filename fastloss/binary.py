@@ -1,7 +1,5 @@
 """Losses of binary and multi-label classification, from logits and from scores of either sign."""
 
-from __future__ import annotations
-
 from typing import Any, Unpack
 
 import numpy as np

@@ -7,8 +7,6 @@ its columns. Rows are divided by the root of the temperature beforehand, so that
 the logits.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, TypedDict, Unpack

@@ -1,7 +1,5 @@
 """Counts and amounts: losses of the logarithm of a mean and a target that is not negative."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Unpack
 

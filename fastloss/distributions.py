@@ -1,7 +1,5 @@
 """Divergences between distributions, and losses made of them."""
 
-from __future__ import annotations
-
 from typing import Any, Literal, Unpack
 
 from numpy.typing import ArrayLike

@@ -1,7 +1,5 @@
 """Losses of embeddings: rows of two or three inputs and how far they are from each other."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Unpack
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Negative log-likelihoods of a prediction and its scale, with the gradients of both."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, Unpack
 

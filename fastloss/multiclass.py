@@ -1,7 +1,5 @@
 """Losses of one class out of several, from a row of scores or of probabilities."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Unpack
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Penalties on weights: sums over one array or several, each array by kernels of losses to 0."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Unpack
 

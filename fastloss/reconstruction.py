@@ -1,7 +1,5 @@
 """Losses and figures of merit of images against a reference, by kernels of regression."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import Any, Literal, Unpack

@@ -1,7 +1,5 @@
 """Losses of real predictions and real targets."""
 
-from __future__ import annotations
-
 import math
 from typing import Any, TypedDict, Unpack
 

@@ -7,8 +7,6 @@ where p > 1/2), which a kernel computes: from it come p and 1 - p, neither with 
 else goes a block at a time, with the classes as first axis and the samples as second.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from typing import Any, Literal, Unpack
