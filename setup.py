@@ -27,8 +27,11 @@ FLAGS = [
     "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
-# gcc alone: else it clears 64 numbers by `rep stos`, which takes 70 cycles to begin.
-GCC_FLAGS = ["-fno-tree-loop-distribute-patterns"]
+# gcc alone:
+GCC_FLAGS = [
+    "-fno-tree-loop-distribute-patterns",  # clears 64 numbers by `rep stos`: 70 cycles to begin
+    "-fno-thread-jumps",  # makes branches of selects, from gcc 13 on, and those loops stay scalar
+]
 ISAS = {
     "baseline": [],
     "avx2": ["-march=x86-64-v3"],
