@@ -81,8 +81,8 @@ def compiler_has(flags: list[str]) -> bool:
 def extensions() -> list[Extension]:
     """The modules that this machine's compiler can build."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")
-    headers = [str(p) for p in Path("src").glob("*.h")]
-    parts = [str(p) for p in Path("fastloss/kernels").glob("*.px[id]")]
+    sources = ("setup.py", "src/*.h", "fastloss/kernels/*.px[id]")  # of all: built again with them
+    depends = [str(path) for pattern in sources for path in Path().glob(pattern)]
     modules = []
     flags = FLAGS + [f for some in (GCC_FLAGS, GCC_13_FLAGS) if compiler_has(some) for f in some]
     for isa, march in ISAS.items():
@@ -99,10 +99,10 @@ def extensions() -> list[Extension]:
                 include_dirs=["src"],
                 extra_compile_args=spelled([*flags, *march]),
                 define_macros=[("CYTHON_INLINE", INLINE)],
-                depends=headers + parts,
+                depends=depends,
             )
         )
-    common = {"include_dirs": ["src", numpy.get_include()], "depends": headers + parts}
+    common = {"include_dirs": ["src", numpy.get_include()], "depends": depends}
     modules.append(
         Extension(
             "fastloss._gate",
@@ -118,6 +118,7 @@ def extensions() -> list[Extension]:
             ["fastloss/kernels/_cpu.pyx"],
             define_macros=[("FL_FLAGS", f'"{" ".join(flags)}"')],
             extra_compile_args=spelled(["-g0"]),
+            depends=depends,
         )
     )
     return modules
