@@ -30,7 +30,7 @@ FLAGS = [
 # gcc alone: else it clears 64 numbers by `rep stos`, which takes 70 cycles to begin.
 GCC_FLAGS = ["-fno-tree-loop-distribute-patterns"]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of
-# selects, and their loops stay scalar (3 to 7 times as slow). gcc 12 is up to 9 % slower without.
+# selects, and their loops stay scalar (up to 7 times as slow). gcc 12 is up to 9 % slower without.
 GCC_13_FLAGS = ["-fno-thread-jumps", "-fstrict-flex-arrays=0"]
 ISAS = {
     "baseline": [],
