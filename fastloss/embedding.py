@@ -161,7 +161,7 @@ def _triplet(
     swap: bool,
     squared: bool,
 ) -> tuple[Array, tuple[Array, ...]]:
-    to_positive = anchor - positive
+    to_positive = np.subtract(anchor, positive, out=None if swap else positive)
     to_negative = np.subtract(anchor, negative, out=anchor)
     to_positive += eps
     to_negative += eps
