@@ -141,7 +141,7 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         ptrdiff_t whole = (n + FL_LANES - 1) / FL_LANES * FL_LANES, lanes = n < 64 ? n : 64;       \
         T *z = some_##S(n), *g = some_##S(n), *h = some_##S(n);                                    \
         double *d[6], sum[FL_LANES] = {0};                                                         \
-        T *f[9];                                                                                   \
+        T *f[10];                                                                                  \
         SEE(fl_moderate_##S(z, g, n, n % 2)), SEE(fl_moderate_##S(z, NULL, n, 0));                 \
         SEE(fl_copy_highest_##S(some_##S(whole), z, n));                                           \
         fl_add_step_##S(sum, (T *)memcpy(take(whole * (ptrdiff_t)sizeof(T)), z, (size_t)n * sizeof(T)), n); \
@@ -149,10 +149,10 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         fl_difference_##S(z, h, n, 2, 3, 4, g);                                                    \
         for (int i = 0; i < 6; ++i)                                                                \
             d[i] = some_f64(lanes);                                                                \
-        for (int i = 0; i < 9; ++i)                                                                \
+        for (int i = 0; i < 10; ++i)                                                               \
             f[i] = some_##S(lanes);                                                                \
         fl_factors_##S(lanes, 1, d[0], d[1], d[2], d[3], d[4], 2, 0.5, 1, f[0], f[1], f[2], f[3],  \
-                       f[4], f[5], f[6], f[7], f[8]);                                              \
+                       f[4], f[5], f[6], f[7], f[8], f[9]);                                        \
         fl_prefetch((char *)z, n, 0), fl_prefetch((char *)z, n, 1), fl_stream_fence();             \
         give_back();                                                                               \
     }                                                                                              \
@@ -178,7 +178,8 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         fl_cross_##S(x, y, steps, l[0], by, total, ahead);                                         \
         fl_kl_terms_##S(e, x, y, steps, l[0], l[1], l[2], l[3], by, total);                        \
         fl_ratios_##S(options & 4, g, h, e, x, y, y, steps, l[0], l[1], l[2], l[3], l[4], l[5], by); \
-        fl_scaled_##S(options & 1, options & 2, x, steps, l[0], l[1], l[2], l[3], l[4], l[5], g, h); \
+        fl_scaled_##S(options & 1, options & 2, x, steps, l[0], l[1], l[2], l[3], l[4], l[5], l[6], \
+                      g, h);                                                                        \
         SEE(fl_settled(total, 1));                                                                 \
         give_back();                                                                               \
     }

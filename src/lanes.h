@@ -32,8 +32,8 @@ typedef struct {
     double weight[FL_BLOCK], loss[FL_BLOCK];
     double before_grad[8], grad[FL_BLOCK], before_hess[8], hess[FL_BLOCK]; /* the last line before */
     double top[FL_LANES], near[FL_LANES], factor[FL_LANES], inverse[FL_LANES], first[FL_LANES];
-    double second[FL_LANES], first_up[FL_LANES], second_up[FL_LANES], one_minus[FL_LANES];
-    double scale[FL_LANES];
+    double second[FL_LANES], first_up[FL_LANES], second_up[FL_LANES], unscale[FL_LANES];
+    double one_minus[FL_LANES], scale[FL_LANES];
     double total[2 * FL_LANES], below[2 * FL_LANES], dot[2 * FL_LANES], mass[2 * FL_LANES];
     double by[2]; /* 1 / temperature, in two parts */
     fl_seam seams[2]; /* of gradient and Hessian */
@@ -458,14 +458,14 @@ FL_DEFINE_EXPS(double, f64)
             }                                                                                      \
     }                                                                                              \
     /* What e is multiplied by, from n rows' sums and derivatives. The unscaling is a factor of its \
-     * own, so that no partial product is subnormal unless the gradient is. `slope` is the logits' \
-     * derivative, 1 / temperature. */                                                             \
+     * own, so that no partial product is subnormal unless the gradient is, and none overflows where\
+     * the Hessian does not. `slope` is the logits' derivative, 1 / temperature. */                \
     FL_INLINE void fl_factors_##S(                                                                 \
         ptrdiff_t n, int hessian, const double *restrict w, const double *restrict df,             \
         const double *restrict ddf, const double *restrict over, const double *restrict others,    \
         double by, double slope, double share, T *restrict near, T *restrict factor, T *restrict inverse,        \
         T *restrict first, T *restrict second, T *restrict first_up, T *restrict second_up,        \
-        T *restrict one_minus, T *restrict scale) {                                                \
+        T *restrict unscale, T *restrict one_minus, T *restrict scale) {                           \
         for (ptrdiff_t l = 0; l < n; ++l) {                                                        \
             double weight = w[l] * by * slope, f = df[l] * weight * (over[l] * share);             \
             int large = fabs(f) > 1;                                                               \
@@ -477,10 +477,14 @@ FL_DEFINE_EXPS(double, f64)
         if (hessian)                                                                               \
             for (ptrdiff_t l = 0; l < n; ++l) {                                                    \
                 double q = over[l] * share, weight = w[l] * by * slope * slope;                    \
+                double f = df[l] * weight, ff = ddf[l] * weight, most = 1 / FL_UNSCALE_##S;        \
+                int large = (fabs(f) > most) | (fabs(ff) > most);                                  \
+                double up = large ? FL_HALFWAY_##S : 1 / FL_HALFWAY_##S;                           \
                 inverse[l] = (T)q;                                                                 \
-                second[l] = (T)(ddf[l] * weight);                                                  \
-                first_up[l] = (T)(df[l] * weight / FL_HALFWAY_##S);                                \
-                second_up[l] = (T)(ddf[l] * weight / FL_HALFWAY_##S);                              \
+                second[l] = (T)ff;                                                                 \
+                first_up[l] = (T)(f * up);                                                         \
+                second_up[l] = (T)(ff * up);                                                       \
+                unscale[l] = (T)(large ? 1 : FL_UNSCALE_##S);                                      \
                 one_minus[l] = (T)(share == 1 ? others[l] * q : 1 - q);                            \
             }                                                                                      \
     }                                                                                              \
@@ -489,8 +493,9 @@ FL_DEFINE_EXPS(double, f64)
     FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *restrict e, ptrdiff_t steps,     \
                                  const T *restrict near, const T *restrict factor,                 \
                                  const T *restrict inverse, const T *restrict first_up,            \
-                                 const T *restrict second_up, const T *restrict one_minus,         \
-                                 T *restrict grad, T *restrict hess) {                             \
+                                 const T *restrict second_up, const T *restrict unscale,           \
+                                 const T *restrict one_minus, T *restrict grad,                    \
+                                 T *restrict hess) {                                               \
         for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 int k = apart ? l : 0;                                                             \
@@ -498,7 +503,7 @@ FL_DEFINE_EXPS(double, f64)
                 T known = one_minus[k], rest = e[l] == 1 / FL_UNSCALE_##S ? known : 1 - q;         \
                 grad[l] = e[l] * near[k] * factor[k];                                              \
                 if (hessian)                                                                       \
-                    hess[l] = up * (first_up[k] * rest + second_up[k] * q) * FL_UNSCALE_##S;       \
+                    hess[l] = up * (first_up[k] * rest + second_up[k] * q) * unscale[k];           \
             }                                                                                      \
     }                                                                                              \
     /* What fl_exponentials sums, of a block that may be higher than `top`, and the sum of e (top - z)\

@@ -412,9 +412,9 @@ FL_INLINE double fl_log1p_f64(double x) {
     return x < INFINITY ? y : x;
 }
 
-/* x - log(1 + x) for x > -1: in [-1/2, 1) f - log1p(f) = s (f - R) of f = x itself. */
-FL_INLINE float fl_minus_log1p_f32(float x) {
-    float m = 1.0f + x, c = x - (m - 1.0f), k, f = fl_log_parts_f32(m, &c, &k);
+/* x - log(m + c) for m + c = 1 + x > 0: in [-1/2, 1) f - log1p(f) = s (f - R) of f = x itself. */
+FL_INLINE float fl_minus_log_f32(float x, float m, float c) {
+    float k, f = fl_log_parts_f32(m, &c, &k);
     int near = (x < 1.0f) & (x >= -0.5f);
     f = near ? x : f;
     float s = f / (2.0f + f), z = s * s, rest = s * FL_FMAF(-z, fl_atanh_rest_f32(z, 1.0f), f);
@@ -423,8 +423,8 @@ FL_INLINE float fl_minus_log1p_f32(float x) {
     return x < INFINITY ? y : x;
 }
 
-FL_INLINE double fl_minus_log1p_f64(double x) {
-    double m = 1.0 + x, c = x - (m - 1.0), k, f = fl_log_parts_f64(m, &c, &k);
+FL_INLINE double fl_minus_log_f64(double x, double m, double c) {
+    double k, f = fl_log_parts_f64(m, &c, &k);
     int near = (x < 1.0) & (x >= -0.5);
     f = near ? x : f;
     double s = f / (2.0 + f), z = s * s, rest = s * FL_FMA(-z, fl_atanh_rest_f64(z, 1.0), f);
@@ -432,6 +432,17 @@ FL_INLINE double fl_minus_log1p_f64(double x) {
                + (rest - FL_FMA(k, 1.90821492927058770002e-10, c));
     y = near ? rest : y;
     return x < INFINITY ? y : x;
+}
+
+/* x - log(1 + x) for x > -1. */
+FL_INLINE float fl_minus_log1p_f32(float x) {
+    float m = 1.0f + x;
+    return fl_minus_log_f32(x, m, x - (m - 1.0f));
+}
+
+FL_INLINE double fl_minus_log1p_f64(double x) {
+    double m = 1.0 + x;
+    return fl_minus_log_f64(x, m, x - (m - 1.0));
 }
 
 /* exp(-x) - 1 + x for abs(x) <= 1; 2.1 ulp. */

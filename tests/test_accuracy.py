@@ -125,3 +125,37 @@ def test_float32_rows_lose_nothing_to_their_length(classes: int, rng: np.random.
     assert (abs(narrow[0] - wide[0]) <= (4 + spread[:, 0]) * eps * wide[0]).all()
     for n, w in zip(narrow[1:], wide[1:], strict=True):
         assert (abs(n - w) <= (4 + spread) * eps * abs(w)).all()
+
+
+@pytest.mark.parametrize(
+    ("loss", "knobs", "dtype", "pred", "target"),
+    [
+        # 1 + w of log(1 + w) is all that is left of w.
+        (fl.js_divergence_with_logits, {"beta": 0.99999}, "f", [3, 0], [1e-8]),
+        (fl.js_divergence_with_logits, {"beta": 0.99999}, "d", [3, 0], [1e-12]),
+        # q / p is above the largest number, beta p below the smallest.
+        (fl.js_divergence_with_logits, {"temperature": 0.1}, "f", [3.75, -5.25], [0.7]),
+        (fl.js_divergence_with_logits, {"beta": 1e-105, "temperature": 0.1}, "d", [0, 59], [0.7]),
+        # The factors of a Hessian are above the largest number, the Hessian is not.
+        (fl.cross_entropy, {"temperature": 1e-12, "z_loss": 0.1}, "f", [0, 0], 0),
+        # q times the negative logarithm is below the smallest number.
+        (fl.generalized_cross_entropy, {"q": 1e-200}, "d", [0, 300], 1),
+        (fl.generalized_cross_entropy, {"q": 5e-324}, "d", [0.25, -0.25], 0),
+    ],
+    ids=lambda x: getattr(x, "name", None),
+)
+def test_extreme_knobs(loss, knobs, dtype, pred, target) -> None:
+    pred, eps = np.array(pred, dtype), np.finfo(dtype).eps
+    if np.ndim(target):
+        target = np.array([*target, 1 - target[0]], dtype)
+    value, grad, hess = loss.value_grad_hess(pred[None], [target], reduction="none", **knobs)
+    want = oracle.exact(loss, pred, target, knobs, (0, 1))
+    far = 4 + np.ptp(pred) / knobs.get("temperature", 1)
+    for got, right, scale in (
+        (value, want.loss, want.loss_scale),
+        (grad, want.grad, want.grad_scale),
+        (hess, want.hess, want.hess_scale),
+    ):
+        right, scale = (np.array(x, float).ravel() for x in (right, scale))
+        error = abs(got.ravel() - right)
+        assert (error <= far * eps * np.maximum(abs(right), scale)).all(), (got, right)

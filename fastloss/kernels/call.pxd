@@ -127,7 +127,7 @@ cdef extern from "call.h" nogil:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
         double[8] before_grad, before_hess
         double[LANES] top, near, factor, inverse, first, second, first_up, second_up
-        double[LANES] one_minus, scale
+        double[LANES] unscale, one_minus, scale
         double[2 * LANES] total, below
         double[2 * LANES] dot, mass
         double[2] by

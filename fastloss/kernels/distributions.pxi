@@ -79,22 +79,28 @@ BLOCKS["kl_div_with_logits"] = <size_t>&kl_div_with_logits
 cdef inline void js_divergence_with_logits_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # With v = m / q - 1 and w = m / p - 1: beta q (v - log1p(v)) + (1 - beta) p (w - log1p(w)).
+    # Below -1/2 what 1 + v or 1 + w lost may be all of it: it is had from the quotient itself.
     cdef T one = 1, beta = <T>k[0], rest = <T>(1 - k[0]), down = expm1_nonpositive(-magnitude(z))
-    cdef T up = -down / (one + down), most = <T>INFINITY
+    cdef T up = -down / (one + down), most = <T>INFINITY, low = <T>-0.5
     cdef T near_q = down if z > 0 else up, near_p = up if z > 0 else down
-    cdef T far_q = (a - y) / y, far_p = (y - a) / a
+    cdef T p_of_q = a / y, q_of_p = y / a
     cdef bint near = magnitude(z) < one
-    cdef T to_q = near_q if near else far_q, to_p = near_p if near else far_p
+    cdef T to_q = near_q if near else p_of_q - one, to_p = near_p if near else q_of_p - one
     cdef bint no_q = (z == -most) | (to_q == most) | (beta == 0)
-    cdef bint no_p = (a == 0) | (to_p == most) | (rest == 0)
+    cdef bint no_p = (a == 0) | (to_p == most) | (rest == 0), flat = (a == 0) | (rest == 0)
     cdef T v = rest * to_q, w = beta * to_p  # if set to 0 where there is none, no vectors
-    cdef T of_q = y * minus_log1p(v), of_p = a * minus_log1p(w)
-    cdef T g = -a * (rest * log1p(w)), h = rest * beta * a / (one + v)
+    cdef T m_q = beta + rest * p_of_q if v < low else one + v
+    cdef T m_p = rest + beta * q_of_p if w < low else one + w
+    cdef T lost_q = <T>0 if v < low else v - (m_q - one)
+    cdef T lost_p = <T>0 if w < low else w - (m_p - one)
+    cdef T of_q = y * minus_log(v, m_q, lost_q), of_p = a * minus_log(w, m_p, lost_p)
+    cdef T log_p = z + log_any(beta) if to_p == most else log_sum(m_p, lost_p)
+    cdef T g = -a * (rest * log_p), h = beta * y if to_q == most else rest * beta * (a / m_q)
     of_q = rest * a if no_q else of_q  # the limits
     of_p = beta * y if no_p else of_p
     loss[0] = beta * of_q + rest * of_p
-    grad[0] = <T>0 if no_p else g
-    hess[0] = <T>0 if no_q | no_p else h
+    grad[0] = <T>0 if flat | (beta == 0) else g
+    hess[0] = <T>0 if flat | (beta == 0) | (z == -most) else h
 
 
 cdef void js_divergence_with_logits(fl_elements* b) noexcept nogil:

@@ -47,7 +47,7 @@ BLOCKS["poly_loss"] = <size_t>&poly_loss
 cdef inline void generalized_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # p^power = exp(-t), t = power nll = power (m + log1p(u)); what t loses by rounding is carried.
-    cdef T one = 1, power = <T>k[0], u = exp_of_odds(z, y), r = one / (one + u)
+    cdef T one = 1, least = <T>1e-18, power = <T>k[0], u = exp_of_odds(z, y), r = one / (one + u)
     cdef T p = r if z < 0 else u * r, q = u * r if z < 0 else r
     cdef T log1p_u = log1p_unit(u), m = positive_part(z)
     cdef T product = power * m, rest = power * log1p_u, t = product + rest, low = t - product
@@ -57,6 +57,7 @@ cdef inline void generalized_at(
     p_power = exp_nonpositive(-t)
     low = weighed(p_power, low)
     loss[0] = (low - expm1_nonpositive(-t)) / power
+    loss[0] = m + log1p_u if t < least else loss[0]  # t may be 0 for what it is divided by
     p_power -= low
     grad[0] = p_power * q
     hess[0] = p_power * q * (p - power * q)

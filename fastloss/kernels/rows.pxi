@@ -469,10 +469,10 @@ cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, 
     if T is float:
         fl_scaled_f32(apart, hessian, e, steps, <float*>ws.near, <float*>ws.factor,
                       <float*>ws.inverse, <float*>ws.first_up, <float*>ws.second_up,
-                      <float*>ws.one_minus, grad, <float*>ws.hess)
+                      <float*>ws.unscale, <float*>ws.one_minus, grad, <float*>ws.hess)
     else:
         fl_scaled_f64(apart, hessian, e, steps, ws.near, ws.factor, ws.inverse, ws.first_up,
-                      ws.second_up, ws.one_minus, grad, ws.hess)
+                      ws.second_up, ws.unscale, ws.one_minus, grad, ws.hess)
 
 
 cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
@@ -942,12 +942,12 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
             1 / c.temperature, share, <float*>ws.near, <float*>ws.factor, <float*>ws.inverse,
             <float*>ws.first, <float*>ws.second, <float*>ws.first_up, <float*>ws.second_up,
-            <float*>ws.one_minus, <float*>ws.scale)
+            <float*>ws.unscale, <float*>ws.one_minus, <float*>ws.scale)
     else:
         fl_factors_f64(
             n, c.order == 2, &s.w[j], &s.first[j], &s.second[j], &s.over[j], &s.others[j], c.scale,
             1 / c.temperature, share, ws.near, ws.factor, ws.inverse, ws.first, ws.second,
-            ws.first_up, ws.second_up, ws.one_minus, ws.scale)
+            ws.first_up, ws.second_up, ws.unscale, ws.one_minus, ws.scale)
 
 
 cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,

@@ -36,6 +36,8 @@ cdef extern from "vecmath.h" nogil:
     double fl_log1p_f64(double)
     float fl_minus_log1p_f32(float)
     double fl_minus_log1p_f64(double)
+    float fl_minus_log_f32(float, float, float)
+    double fl_minus_log_f64(double, double, double)
     float fl_exp_excess_f32(float)
     double fl_exp_excess_f64(double)
     float fl_log_cosh_unit_f32(float)
@@ -121,17 +123,17 @@ cdef extern from "lanes.h" nogil:
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
-                        float*)
+                        float*, float*)
     void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, const float*,
-                       float*, float*)
+                       const float*, float*, float*)
     void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         double*, double*, double*, double*, double*, double*, double*, double*,
-                        double*)
+                        double*, double*)
     void fl_scaled_f64(bint, bint, const double*, Py_ssize_t, const double*, const double*,
                        const double*, const double*, const double*, const double*,
-                       double*, double*)
+                       const double*, double*, double*)
 
 
 cdef inline T exp_nonpositive(T x) noexcept nogil:
@@ -258,6 +260,14 @@ cdef inline T minus_log1p(T x) noexcept nogil:
         return fl_minus_log1p_f32(x)
     else:
         return fl_minus_log1p_f64(x)
+
+
+cdef inline T minus_log(T x, T m, T c) noexcept nogil:
+    # x - log(m + c) for m + c = 1 + x > 0.
+    if T is float:
+        return fl_minus_log_f32(x, m, c)
+    else:
+        return fl_minus_log_f64(x, m, c)
 
 
 cdef inline T exp_excess(T x) noexcept nogil:
