@@ -39,6 +39,19 @@ typedef struct {
     fl_seam seams[2]; /* of gradient and Hessian */
 } fl_workspace; /* the exponentials of a group of rows follow */
 
+/* A group of rows of classes, and what is known of each. Aligned: a vector read across two that were
+ * just written waits for both. */
+typedef struct {
+    __attribute__((aligned(64))) int64_t y[FL_LANES];
+    double w[FL_LANES], label_logit[FL_LANES], top[FL_LANES], sum[FL_LANES], others[FL_LANES];
+    double over[FL_LANES], dot[FL_LANES], mass[FL_LANES]; /* over: 1 / sum */
+    double odds[FL_LANES], odds_low[FL_LANES], loss[FL_LANES], first[FL_LANES], second[FL_LANES];
+    double target_top[FL_LANES], target_sum[FL_LANES]; /* of target logits */
+    double kept[FL_LANES]; /* classes, with a class mask and smoothing */
+    ptrdiff_t row, n, j, step; /* the rows [row, row + n), and how far they are written */
+    void *e;
+} fl_rows;
+
 /* total[l] += lane[l], compensated (Kahan) where T is double itself: the sum of 50,000 equal terms
  * was 6 ulp off. The compensation is behind the total. */
 #define FL_FLUSH(T, total, lane)                                                                   \

@@ -123,6 +123,13 @@ cdef extern from "call.h" nogil:
         char* at
         size_t bytes
 
+    ctypedef struct fl_rows:
+        int64_t[LANES] y
+        double[LANES] w, label_logit, top, sum, others, over, dot, mass, odds, odds_low
+        double[LANES] loss, first, second, target_top, target_sum, kept
+        Py_ssize_t row, n, j, step
+        void* e
+
     ctypedef struct fl_workspace:
         double[BLOCK] pred, target, extra, weight, loss, grad, hess
         double[8] before_grad, before_hess

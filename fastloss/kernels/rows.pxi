@@ -14,16 +14,7 @@ cdef enum:
     SOON = 16  # classes ahead, where each is elsewhere in memory: no processor foresees that
 
 
-cdef struct Rows:
-    Py_ssize_t row, n  # the rows [row, row + n)
-    Py_ssize_t j, step  # how far they are written
-    void* e
-    int64_t[LANES] y
-    double[LANES] w, label_logit, top, sum, others, over  # over: 1 / sum
-    double[LANES] dot, mass, odds, odds_low, loss, first, second
-    double[LANES] target_top, target_sum  # of target logits
-    double[LANES] kept  # classes, with a class mask and smoothing
-
+ctypedef fl_rows Rows
 
 cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                      Py_ssize_t col, Py_ssize_t cols) noexcept nogil:
