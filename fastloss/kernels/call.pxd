@@ -172,6 +172,7 @@ cdef extern from "call.h" nogil:
     void fl_from_columns_f32(char*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f64(char*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_prefetch(const char*, Py_ssize_t, bint)
+    void fl_prefetch_page(const char*, Py_ssize_t, bint)
     void fl_stream_on(fl_seam*, char*, char*, size_t)
     void fl_close_seam(fl_seam*, const char*)
     void fl_stream_fence()

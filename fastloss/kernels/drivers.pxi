@@ -262,6 +262,27 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
                 w[i] *= class_weight
 
 
+cdef inline void rows_near(const fl_operand* op, Py_ssize_t row, Py_ssize_t n, bint write,
+                           T tag) noexcept nogil:
+    if op.data and op.ndim and adjacent(op, tag):
+        fl_prefetch_page(fl_row(op, row), n * op.stride[op.ndim - 1], write)
+
+
+cdef inline void bring_near(const fl_call* c, Py_ssize_t row, Py_ssize_t n, T tag) noexcept nogil:
+    # What short rows side by side are read from and written to a page later, from memory. (Without,
+    # 1048576 rows of 4 take 1.2 times as long.)
+    cdef const fl_operand* y = &c.target
+    if not c.lanes or c.ranges <= NEAR:
+        return
+    rows_near(&c.pred, row, n, False, tag)
+    rows_near(&c.grad, row, n, True, tag)
+    rows_near(&c.hess, row, n, True, tag)
+    if c.soft:
+        rows_near(y, row, n, False, tag)
+    else:
+        fl_prefetch_page(fl_row(y, row // y.cols) + row % y.cols * y.step, n * y.step, False)
+
+
 cdef int64_t listed(fl_call* c, Py_ssize_t row, Py_ssize_t slot) noexcept nogil:
     # The label in this slot of a row's list, or -1 where the list has ended. A label out of range,
     # even one that changed since it was checked, is flagged and ends it.

@@ -1116,6 +1116,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s, last = last, s
         s.row = at
         s.n = min(c.group, end - at)
+        bring_near(c, at, s.n, tag)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.class_mask.data and c.spread:
             count_kept(c, ws, s, tag)
