@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from fastloss._loss import Gradients
 
 SCORES: tuple[str, ...]
+SERIAL: int
 
 def readable(dtype: np.dtype[Any]) -> bool: ...
 def floating(dtype: np.dtype[Any]) -> bool: ...

@@ -1,5 +1,5 @@
-"""The compiled way in: `Gate` sends plain small arrays straight to the kernel, `Job` is a call in
-the general way, which several threads may work on at once.
+"""The compiled way in: `Gate` sends plain arrays that one thread does straight to the kernel, `Job`
+is a call in the general way, which several threads may work on at once.
 
 A job is cut into ranges by its shape alone. Whoever works claims ranges from an atomic counter,
 without the GIL, until none is left; each range leaves one partial sum, and the sums are added
@@ -132,6 +132,12 @@ cdef enum:
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
     POLL = 50  # milliseconds between looks for Ctrl-C
     SPINS = 10000  # looks at whether the helpers are done, some 10 us, before the caller naps
+
+# To so many bytes of prediction, in the dtype computed in, one thread is as fast as two: waking a
+# second takes 80 us, the work of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only
+# move memory.
+SERIAL = 1 << 20
+cdef Py_ssize_t serial = SERIAL
 
 FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
 
@@ -437,7 +443,7 @@ cdef class Job:
 
     def total(self) -> float:
         """The sum of the ranges' partial sums, correctly rounded."""
-        return _sum(self.partial)
+        return _sum(self.partial.tolist())
 
 
 cdef class ScoreJob(Job):
@@ -522,9 +528,8 @@ def serve() -> None:
         fl_add(&workers, -1)
 
 
-def _sum(partial) -> float:
+def _sum(list values) -> float:
     # fsum refuses infinities of both signs and overflow, where the plain sum is right.
-    values = partial.tolist()
     try:
         return math.fsum(values)
     except (OverflowError, ValueError):
@@ -669,7 +674,7 @@ cdef class Gate:
 
     cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, double extra,
                       int target_code, ignore_index, out):
-        # A plain call of at most RANGE elements; None where the general way must say what is wrong.
+        # A plain call that one thread does; None where the general way must say what is wrong.
         cdef fl_call c
         cdef cnp.ndarray grad, hess
         cdef list into = [None, None]
@@ -677,19 +682,20 @@ cdef class Gate:
         cdef bint of_rows = self.drivers != DRIVERS.elementwise
         cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
         cdef Py_ssize_t[1] rows, strides, target_strides
-        cdef double partial = 0, count = size
+        cdef double[NEAR] partial
+        cdef double total, count = size
         cdef char* memory = NULL
         cdef fl_workspace* ws
         cdef size_t scratch
         cdef fl_driver driver = self.drivers[wide]
-        cdef int i
+        cdef Py_ssize_t i
         memset(&c, 0, sizeof(c))
         c.classes = -1
         c.size = size
         c.order = self.order
         c.block = <fl_block>self.block
         c.temperature = 1
-        c.partial = &partial
+        c.partial = partial
         c.extra_value = extra
         for i in range(self.n_knobs):
             c.knobs[i] = knobs[i]
@@ -730,13 +736,15 @@ cdef class Gate:
                 c.has_ignored = True
                 c.ignored = ignore_index
         scratch = plan(&c, wide, False)
-        if c.ranges != 1:
+        if c.ranges > NEAR or c.tiles:
             return None
         if of_rows:
-            fl_run(DRIVERS.weigh[wide], &c, 0, NULL)
+            count = 0
+            for i in range(c.ranges):
+                fl_run(DRIVERS.weigh[wide], &c, i, NULL)
+                count += partial[i]
             if c.bad:
                 return None
-            count = partial
         if self.plain_mean:
             if count == 0:
                 return None
@@ -763,11 +771,13 @@ cdef class Gate:
             fl_run(driver, &c, 0, ws)
         else:
             with nogil:
-                fl_run(driver, &c, 0, ws)
+                for i in range(c.ranges):
+                    fl_run(driver, &c, i, ws)
         free(memory)
         if c.bad:
             return None
-        return self.finish(partial, count, grad, hess)
+        total = partial[0] if c.ranges == 1 else _sum([partial[i] for i in range(c.ranges)])
+        return self.finish(total, count, grad, hess)
 
 
 cdef inline bint is_plain(object x) noexcept:
@@ -837,7 +847,7 @@ cdef class ElementwiseGate(Gate):
     cdef object plain(self, pred, target, double* knobs, ignore_index, out):
         if (is_plain(pred) and is_plain(target)
                 and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
-                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE
+                and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial
                 and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
             return self.small(pred, target, knobs, 1,
                               FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
@@ -898,7 +908,7 @@ cdef class RowsGate(Gate):
                      or cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target))
                 and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
                 and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
-                and 0 < cnp.PyArray_SIZE(<cnp.ndarray>pred) <= RANGE):
+                and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial):
             return self.small(pred, target, knobs, 1, 16 + (<cnp.ndarray>target).itemsize,
                               ignore_index, out)
         return None

@@ -15,7 +15,16 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fastloss._gate import ElementwiseGate, Job, Method, PairsGate, RowsGate, floating, readable
+from fastloss._gate import (
+    SERIAL,
+    ElementwiseGate,
+    Job,
+    Method,
+    PairsGate,
+    RowsGate,
+    floating,
+    readable,
+)
 from fastloss._loss import CLASSES, METHODS, Domain, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
 
@@ -24,10 +33,6 @@ FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in
 REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
 FLOATS = "float32, float64, float16, bfloat16"
-# To so many bytes of prediction, in the dtype computed in, one thread is as fast as two: waking a
-# second takes 80 us, the work of 1 MiB in cross-entropy and BCE, of 4 MiB in the losses that only
-# move memory.
-SERIAL = 1 << 20
 # Outputs above this many bytes are written past the cache: they would push everything out of it.
 STREAM = 8 << 20
 # Elements of an array, so that no size in bytes, a workspace's too, is near 2**63. Only an array of

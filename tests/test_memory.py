@@ -28,6 +28,14 @@ def status(field):
     return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
 def growth(loss, *args, **kwargs):
+    # Pages of code that were not in memory come in once; a copy of the input is made each time.
+    for attempt in range(3):
+        grew = grown(loss, *args, **kwargs)
+        if grew < 2**20:
+            break
+    return grew
+
+def grown(loss, *args, **kwargs):
     Path("/proc/self/clear_refs").write_text("5")
     before = status("VmRSS")
     returned = loss.value_and_grad(*args, **kwargs)
