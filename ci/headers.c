@@ -211,11 +211,21 @@ DEFINE_LANES(double, f64)
 DEFINE_SHOW(float, f32)
 DEFINE_SHOW(double, f64)
 
+static void show_brief(double x) {
+    SHOW("exp_brief", 4096.0, double, fl_exp_brief(-x));
+    SHOW("log_brief", 4096.0, double, fl_log_brief(x));
+    SHOW("atanh_brief", 4096.0, double, fl_twice_atanh_brief(x / 3000));
+}
+
 static void show(void) {
     for (size_t i = 0; i < COUNT(SPECIAL); ++i)
         show_f32((float)SPECIAL[i]), show_f64(SPECIAL[i]);
     for (double x = 1e-6; x < 1000; x *= 1.01)
-        show_f32((float)x), show_f64(x), show_f32((float)-x), show_f64(-x);
+        show_f32((float)x), show_f64(x), show_f32((float)-x), show_f64(-x), show_brief(x);
+}
+
+static void brief(double x) {
+    SEE(fl_exp_brief(x)), SEE(fl_log_brief(x)), SEE(fl_twice_atanh_brief(x));
 }
 
 static void rows(void) {
@@ -233,6 +243,8 @@ int main(void) {
     show();
 #endif
     rows();
+    for (size_t i = 0; i < COUNT(SPECIAL); ++i)
+        brief(SPECIAL[i]);
     for (size_t i = 0; i < COUNT(SPECIAL); ++i)
         for (size_t j = 0; j < COUNT(SPECIAL); ++j)
             numbers_f32(SPECIAL[i], SPECIAL[j]), numbers_f64(SPECIAL[i], SPECIAL[j]);

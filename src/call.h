@@ -42,6 +42,7 @@ typedef struct {
     double scale; /* of gradient and Hessian */
     ptrdiff_t n;
     int wide, order; /* double rather than float; 0 loss, 1 and gradient, 2 and Hessian */
+    int brief;       /* double, but of floats: what is written has no more digits */
     int ahead;       /* bring the next block near: the arrays come from memory */
     int stream;      /* store gradient and Hessian past the cache */
     int first, last; /* of the blocks that follow each other in `to` */

@@ -474,6 +474,59 @@ FL_INLINE double fl_exp_excess_f64(double x) {
     return FL_FMA(q, x, 0.5000000000000000059) * x * x;
 }
 
+/* For rows of floats, in double: 2^-40 of a result is far more than is written. */
+
+/* exp(x) for x <= 0, 0 below -700. */
+FL_INLINE double fl_exp_brief(double x) {
+    const double magic = 6755399441055744.0; /* 1.5 2^52 */
+    double t = FL_FMA(x, 1.4426950408889634, magic), r = FL_FMA(t - magic, -0.6931471805599453, x);
+    double even = 0.00002488080790341205042, odd = 2.7493205345610540678e-6, r2 = r * r;
+    even = FL_FMA(even, r2, 0.0013888811149088608069);
+    odd = FL_FMA(odd, r2, 0.0001984153875876624248);
+    even = FL_FMA(even, r2, 0.041666666962215236919);
+    odd = FL_FMA(odd, r2, 0.0083333330953325051365);
+    even = FL_FMA(even, r2, 0.49999999999664344434);
+    odd = FL_FMA(odd, r2, 0.16666666667264654017);
+    uint64_t n;
+    memcpy(&n, &t, sizeof n);
+    n = (n << 52) + ((uint64_t)1023 << 52);
+    memcpy(&t, &n, sizeof t);
+    double p = FL_FMA(FL_FMA(odd, r, even), r2, r);
+    return x < -700.0 ? 0.0 : FL_FMA(p, t, t);
+}
+
+/* log(m) for normal m > 0, nan for nan. */
+FL_INLINE double fl_log_brief(double m) {
+    double none = 0.0, k, f = fl_log_parts_f64(m, &none, &k);
+    double even = -0.085437982579338155376, odd = 0.043750336275549408778, f2 = f * f;
+    even = FL_FMA(even, f2, -0.082946172195375850413);
+    odd = FL_FMA(odd, f2, 0.087309162242747869634);
+    even = FL_FMA(even, f2, -0.099901189909556921531);
+    odd = FL_FMA(odd, f2, 0.089549995831704118893);
+    even = FL_FMA(even, f2, -0.12500906144124724059);
+    odd = FL_FMA(odd, f2, 0.11119445310701222384);
+    even = FL_FMA(even, f2, -0.16666637716836950865);
+    odd = FL_FMA(odd, f2, 0.14285456358668309371);
+    even = FL_FMA(even, f2, -0.25000000348243370767);
+    odd = FL_FMA(odd, f2, 0.20000003753501496657);
+    even = FL_FMA(even, f2, -0.49999999998959832347);
+    odd = FL_FMA(odd, f2, 0.33333333314322352809);
+    double rest = FL_FMA(FL_FMA(odd, f, even), f2, f);
+    return m == m ? FL_FMA(k, 0.6931471805599453, rest) : m;
+}
+
+/* log((1 + s) / (1 - s)) for s in [0, 1/3]. */
+FL_INLINE double fl_twice_atanh_brief(double s) {
+    double z = s * s;
+    double even = 0.20016524414327090587, odd = 0.14092966402808066274, z2 = z * z;
+    even = FL_FMA(even, z2, 0.18306211034543800094);
+    odd = FL_FMA(odd, z2, 0.22215738165032793625);
+    even = FL_FMA(even, z2, 0.28571608013101504212);
+    odd = FL_FMA(odd, z2, 0.39999997654582494567);
+    even = FL_FMA(even, z2, 0.66666666677016303274);
+    return FL_FMA(FL_FMA(odd, z, even) * z, s, s + s);
+}
+
 /* log(cosh(x)) for abs(x) <= 1. */
 FL_INLINE float fl_log_cosh_unit_f32(float x) {
     float z = x * x, z2 = z * z;

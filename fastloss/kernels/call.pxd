@@ -62,6 +62,7 @@ cdef extern from "call.h" nogil:
         double scale
         Py_ssize_t n
         int wide
+        int brief
         int order
         int ahead
         int stream

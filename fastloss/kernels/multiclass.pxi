@@ -20,8 +20,22 @@ cdef inline void cross_entropy_at(
     hess[0] = u / (one + u * (two + u))
 
 
+cdef inline void cross_entropy_brief_at(
+        double z, double y, double a, const double* k, double* loss, double* grad, double* hess
+) noexcept nogil:
+    # With one division, for 1 / (1 + u) and u / (2 + u), of which log1p(u) is twice the atanh.
+    cdef double one = 1, two = 2, u = fl_exp_brief(-magnitude(z)), v = one + u
+    cdef double over = one / (v * (two + u)), r = (two + u) * over
+    loss[0] = positive_part(z) + fl_twice_atanh_brief(u * (v * over))
+    grad[0] = u * r if z < 0 else r
+    hess[0] = u * r * r
+
+
 cdef void cross_entropy(fl_elements* b) noexcept nogil:
-    MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_at[double])
+    if b.brief:
+        MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_brief_at)
+    else:
+        MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_at[double])
 
 BLOCKS["cross_entropy"] = <size_t>&cross_entropy
 

@@ -864,7 +864,7 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
             s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
 
 
-cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
+cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
@@ -890,26 +890,35 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
                 s.first[i] += s.second[i] * log_sum
                 s.loss[i] += 0.5 * s.second[i] * log_sum * log_sum
         return
-    for i in range(n):  # the log-odds against the label, in two parts
-        ahead = s.top[i] - s.label_logit[i]
-        part = ahead - s.top[i]
-        s.odds[i] = ahead
-        s.odds_low[i] = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
-    for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
-        part = s.odds[i] / c.temperature
-        low = part * c.temperature
-        rest = s.odds_low[i] + ((s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low))
-        s.odds[i] = part
-        s.odds_low[i] = rest / c.temperature
-    for i in range(n):
-        ahead = s.odds[i]
-        log_sum = fl_log_f64(s.sum[i])
-        odds = ahead + log_sum
-        low = odds - ahead
-        low = (ahead - (odds - low)) + (log_sum - low)
-        low += s.odds_low[i]
-        s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
-        s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
+    if T is float:  # the log-odds against the label: of floats in double no digit is lost
+        for i in range(n):
+            ahead = s.top[i] - s.label_logit[i]
+            if c.temperature != 1:
+                ahead /= c.temperature
+            odds = ahead + fl_log_brief(s.sum[i])
+            s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
+            s.odds_low[i] = 0
+    else:
+        for i in range(n):  # in two parts
+            ahead = s.top[i] - s.label_logit[i]
+            part = ahead - s.top[i]
+            s.odds[i] = ahead
+            s.odds_low[i] = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
+            part = s.odds[i] / c.temperature
+            low = part * c.temperature
+            rest = s.odds_low[i] + ((s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low))
+            s.odds[i] = part
+            s.odds_low[i] = rest / c.temperature
+        for i in range(n):
+            ahead = s.odds[i]
+            log_sum = fl_log_f64(s.sum[i])
+            odds = ahead + log_sum
+            low = odds - ahead
+            low = (ahead - (odds - low)) + (log_sum - low)
+            low += s.odds_low[i]
+            s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
+            s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
     memset(&b, 0, sizeof(b))
     b.pred = s.odds
     b.target = b.extra = s.odds_low
@@ -920,6 +929,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s) noexcept nogil:
     b.scale = 1
     b.n = n
     b.wide = True
+    b.brief = T is float
     b.order = c.order
     c.block(&b)
 
@@ -1136,7 +1146,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
                 s.sum[j] = 1
-        judge(c, s.n, s)
+        judge(c, s.n, s, tag)
         for j in range(s.n):
             s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
             loss[j] = <T>s.loss[j]
@@ -1233,7 +1243,7 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
         s.sum[0] = 1
     else:
         merge_tiles(c, c.sums + 4 * (index - tile), &s)
-    judge(c, 1, &s)
+    judge(c, 1, &s, tag)
     s.loss[0] = 0 if s.w[0] == 0 else s.loss[0] * s.w[0]
     c.partial[index] = s.loss[0] if tile == 0 else 0
     loss = <T>s.loss[0]

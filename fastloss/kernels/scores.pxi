@@ -442,7 +442,7 @@ cdef void write_scores(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) 
         x[i] = NAN if fabs(f.top[i]) == INFINITY else f.log_sum[i] + f.dot[i]
     write_number(c, FL_ENTROPY, s, f, x, tag)
     if asks_sums(c):
-        judge(c, s.n, s)
+        judge(c, s.n, s, tag)
         write_number(c, FL_LOSS, s, f, s.loss, tag)
         for i in range(s.n):
             x[i] = 0 - s.loss[i]

@@ -44,6 +44,9 @@ cdef extern from "vecmath.h" nogil:
     double fl_log_cosh_unit_f64(double)
     float fl_atanh_rest_f32(float, float)
     double fl_atanh_rest_f64(double, double)
+    double fl_exp_brief(double)
+    double fl_log_brief(double)
+    double fl_twice_atanh_brief(double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
 
