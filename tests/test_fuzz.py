@@ -804,7 +804,7 @@ def test_a_weight_of_2_is_the_row_twice(loss, data):
         for got, of_one in zip(derivatives, repeated, strict=True):
             factor = weight[twice].reshape(-1, *[1] * (got.ndim - 1)).astype(got.dtype)
             if got.itemsize > 2:  # halves are often below the smallest normal number
-                least = np.finfo(got.dtype).tiny
+                least = 2 * np.finfo(got.dtype).tiny  # of what is 0 as it is below it, twice
                 assert_allclose(got[twice], of_one * factor, rtol=0, atol=least)
 
 

@@ -59,7 +59,8 @@ cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, T gamma
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
     cdef T p_up = v * r if x < 0 else r / halfway(x)
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
-    cdef T q_gamma, s, m, product, rest, low
+    # exp(-s) over `unit`: times the factors of a large gamma it may be a number where alone it is 0.
+    cdef T q_gamma, s, m, product, rest, low, unit = one if whole else halfway(x)
     if whole:
         q_gamma = whole_power(q, gamma)
     else:
@@ -75,13 +76,13 @@ cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, T gamma
             + gamma_low * (m + log1p_u)
         if split:
             low += gamma * x_low if x > 0 else <T>0
-        q_gamma = exp_nonpositive(-s)
+        q_gamma = exp_halfway(-s)
         q_gamma = q_gamma if q_gamma == 0 else q_gamma - q_gamma * low
     alpha *= q_gamma
-    loss[0] = weighed(alpha, nll)
-    grad[0] = -alpha * (gamma * p_nll + q)
+    loss[0] = weighed(alpha, nll) * unit
+    grad[0] = -alpha * (gamma * p_nll + q) * unit
     hess[0] = (alpha * weighed(p_up, gamma * nll * (gamma * p - q) + (two * gamma + one) * q)
-               * halfway(x))
+               * halfway(x) * unit)
 
 
 cdef inline void focal_at(bint whole, T z, T y, const double* k,
