@@ -322,12 +322,11 @@ FL_DEFINE_EXPS(double, f64)
         T by = (T)(-2 / cap);                                                                      \
         for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
             T low, slope, x = fl_divided_##S(z[i], cap, &low), tanh = fl_tanh_##S(x, low, &slope); \
-            T first = g[i], second = hessian ? h[i] : 0;                                           \
+            T first = g[i], second = hessian ? h[i] : 0, own = first * slope;                      \
             if (hessian)                                                                           \
-                h[i] = first == 0 && second == 0                                                   \
-                           ? second                                                                \
-                           : (second * slope + first * (by * tanh)) * slope;                       \
-            g[i] = first == 0 ? first : first * slope;                                             \
+                h[i] = first == 0 && second == 0 ? second                                          \
+                                                 : second * slope * slope + own * (by * tanh);     \
+            g[i] = first == 0 ? first : own;                                                       \
         }                                                                                          \
     }                                                                                              \
     /* q = exp(t - top) times over. */                                                             \

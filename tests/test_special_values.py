@@ -612,6 +612,17 @@ def test_infinite_and_nan_weights_do_not_warn(loss):
     assert loss(pred, target, sample_weight=np.where(bad, inf, 1.0), reduction="sum") == inf
 
 
+@every_width
+def test_beyond_its_cap_a_logit_has_no_derivative_however_small_the_cap(classes):
+    pred = np.where(np.arange(classes) % 2, np.float32(2.5), np.float32(-1.5))
+    for cap in (1.2e-38, 1e-30, 1e-3):
+        of_cap = fl.cross_entropy.bind(softcap=cap, temperature=0.1, reduction="sum")
+        value, grad, hess = of_cap.value_grad_hess(pred[None], [1])
+        assert_allclose(value, np.log(classes), 0.02)
+        assert_array_equal(grad, 0)
+        assert_array_equal(hess, 0)
+
+
 # Divergences
 
 
