@@ -384,8 +384,8 @@ FL_DEFINE_EXPS(double, f64)
                 T rest = p[l] == 1 / FL_UNSCALE_##S * over[l] ? known : 1 - share;                 \
                 g[l] = of * (FL_HALFWAY_##S * scale[l]);                                           \
                 if (hessian)                                                                       \
-                    h[l] = (rest * m - share * (m - p[l] * all_h[l]))                              \
-                           * (FL_HALFWAY_##S * scale[l]) * slope;                                  \
+                    h[l] = (rest * m - share * (m - p[l] * all_h[l])) * slope                      \
+                           * (FL_HALFWAY_##S * scale[l]);                                          \
             }                                                                                      \
     }                                                                                              \
     /* log(share) - y + low, -inf where there is no share. */                                      \

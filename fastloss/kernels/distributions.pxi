@@ -79,9 +79,9 @@ BLOCKS["kl_div_with_logits"] = <size_t>&kl_div_with_logits
 cdef inline void js_divergence_with_logits_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # With v = m / q - 1 and w = m / p - 1: beta q (v - log1p(v)) + (1 - beta) p (w - log1p(w)).
-    # Below -1/2 what 1 + v or 1 + w lost may be all of it: it is had from the quotient itself.
+    # Near -1 what 1 + v or 1 + w lost may be all of it: it is had from the quotient itself.
     cdef T one = 1, beta = <T>k[0], rest = <T>(1 - k[0]), down = expm1_nonpositive(-magnitude(z))
-    cdef T up = -down / (one + down), most = <T>INFINITY, low = <T>-0.5
+    cdef T up = -down / (one + down), most = <T>INFINITY, low = <T>-0.75
     cdef T near_q = down if z > 0 else up, near_p = up if z > 0 else down
     cdef T p_of_q = a / y, q_of_p = y / a
     cdef bint near = magnitude(z) < one
