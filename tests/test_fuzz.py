@@ -708,7 +708,7 @@ class Batch(NamedTuple):
         also have what each alone is too small for.
         """
         each = self.loss(self.pred, self.target, reduction="none", **self.knobs, **options)
-        least = real(np.finfo(each.dtype).smallest_subnormal)
+        least = real(np.finfo(each.dtype).tiny)  # what is below may be 0
         with np.errstate(all="ignore"):
             count = real(self.count(**options) if reduction == "mean" else 1)
             return np.sum(abs(each) + least) / count
