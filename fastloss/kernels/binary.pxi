@@ -59,7 +59,7 @@ cdef inline void focal_of(bint whole, bint split, T x, T x_low, T alpha, T gamma
     cdef T p = u * r if x < 0 else r, q = r if x < 0 else u * r
     cdef T p_up = v * r if x < 0 else r / halfway(x)
     cdef T nll = positive_part(-x) + log1p_u, p_nll = weighed(p, nll)
-    # exp(-s) over `unit`: times the factors of a large gamma it may be a number where alone it is 0.
+    # exp(-s) over `unit`: times the factors of a large gamma it may be a number where it is 0 alone
     cdef T q_gamma, s, m, product, rest, low, unit = one if whole else halfway(x)
     if whole:
         q_gamma = whole_power(q, gamma)

@@ -907,7 +907,8 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
         for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
             part = s.odds[i] / c.temperature
             low = part * c.temperature
-            rest = s.odds_low[i] + ((s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low))
+            rest = (s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low)
+            rest += s.odds_low[i]
             s.odds[i] = part
             s.odds_low[i] = rest / c.temperature
         for i in range(n):
