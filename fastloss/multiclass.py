@@ -290,9 +290,9 @@ def _generalized_terms(m: Any, z: Any, y: int, q: Any, class_weight: Any) -> Any
     naive=_softmax_focal,
     terms=_softmax_focal_terms,
     ulp=(
-        lambda knobs: 4 + 0.5 * knobs["gamma"],  # half an ulp in the log-odds, gamma times
-        lambda knobs: 4 + 0.5 * knobs["gamma"],
-        lambda knobs: 6 + 0.6 * knobs["gamma"],
+        lambda knobs: 4 + knobs["gamma"],  # an ulp in the logarithm of q, gamma times
+        lambda knobs: 4 + knobs["gamma"],
+        lambda knobs: 6 + knobs["gamma"],
     ),
     link="multilogit",
 )
