@@ -172,10 +172,10 @@ def test_totals_are_exact_sums(loss, layout, n, rng):
 
 
 @every_loss
-@pytest.mark.parametrize("shape", [(1,), (320,), (32768,), (32769,)])
+@pytest.mark.parametrize("shape", [(1,), (320,), (32768,), (32769,), (65536,), (131_072,)])
 def test_the_short_way_and_the_general(loss, shape, dtype):
-    """Small plain calls go from the gate to the kernel, also into arrays that are given; a given
-    reduction sends them about.
+    """Plain calls of up to 1 MiB of prediction, of several ranges too, go from the gate to the
+    kernel, also into arrays that are given; a given reduction sends them about.
     """
     pred, target = inputs(loss, shape, dtype=dtype)
     for method in METHODS:
