@@ -171,7 +171,7 @@ def cross_entropy(
         sample's loss, by class weights too.
     softcap : float, optional
         c, which bounds the logits: z becomes c tanh(z / c) at first. Their rounding is one of
-        numbers as large as c: what is promised to 4 ulp is then within 4 + 2 c.
+        numbers as large as c: what is promised to 4 ulp is then within 4 + 2 c / temperature.
     class_mask : array_like of bool, optional
         True is kept: one per class, or of pred's shape. A class that is left out is as if its logit
         were -inf: no part of the sum, gradient 0, and no share of `label_smoothing`. It can't be a

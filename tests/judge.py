@@ -172,13 +172,14 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
 
     It is the distance to the largest of the other logits: p_k owes it for z_k - max, and the
     leader's 1 - p_k for the runner-up's. A label's loss owes it only where it is the leader. A cap
-    is as large as the numbers that are rounded.
+    is as large as the numbers that are rounded, which are divided by the temperature then.
     """
     if fl.losses()[case.name]._gate.driver != "rows":  # no softmax
         return 0.0, np.zeros(case.pred.shape[1])
     y, temperature = case.target[i], case.knobs.get("temperature", 1.0)
     cap = case.knobs.get("softcap")
-    apart, kept = np.full(case.pred.shape[1], 2 * (cap or 0.0)), case.knobs.get("class_mask", True)
+    of_cap, kept = 2 * (cap or 0.0) / temperature, case.knobs.get("class_mask", True)
+    apart = np.full(case.pred.shape[1], of_cap)
     for row in (case.pred[i], *([y] if case.knobs.get("from_logits") else [])):
         z = row.astype(float) if cap is None else cap * np.tanh(row.astype(float) / cap)
         z = np.where(kept, z / temperature, -np.inf)
@@ -190,7 +191,7 @@ def rounding(case: Case, i: int) -> tuple[float, np.ndarray]:
     leader = np.where(kept, case.pred[i], -np.inf).argmax()
     if np.ndim(y) or case.knobs.get("label_smoothing"):
         return apart.max(), apart
-    return apart[y] if y == leader else 2 * (cap or 0.0), apart
+    return apart[y] if y == leader else of_cap, apart
 
 
 def hessian_beside(case: Case, i: int) -> list[mpf]:
