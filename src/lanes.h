@@ -37,7 +37,8 @@ typedef struct {
     double total[2 * FL_LANES], below[2 * FL_LANES], dot[2 * FL_LANES], mass[2 * FL_LANES];
     double by[2]; /* 1 / temperature, in two parts */
     fl_seam seams[2]; /* of gradient and Hessian */
-} fl_workspace; /* the exponentials of a group of rows follow */
+    __attribute__((aligned(64))) double before[8]; /* the last line before what follows: */
+} fl_workspace; /* the exponentials of a group of rows */
 
 /* A group of rows of classes, and what is known of each. Aligned: a vector read across two that were
  * just written waits for both. */
@@ -91,14 +92,21 @@ FL_DEFINE_FILLED(double, f64)
 
 /* The last of it in a register: from one step to the next in memory a maximum takes 50 ns. */
 #if defined(__AVX512F__)
-#define FL_REGISTER 64
 #define FL_GREATEST_f32(lane) return _mm512_reduce_max_ps(_mm512_loadu_ps(lane));
-#define FL_GREATEST_f64(lane) return _mm512_reduce_max_pd(_mm512_loadu_pd(lane));
-#define FL_GREATEST(S, lane) FL_GREATEST_##S(lane)
+#define FL_GREATEST_f64(lane)                                                                      \
+    FL_FOLD_MAX(lane, 8)                                                                           \
+    return _mm512_reduce_max_pd(_mm512_loadu_pd(lane));
 #else
-#define FL_REGISTER (FL_LANES * 8)
-#define FL_GREATEST(S, lane)
+#define FL_GREATEST_f32(lane)                                                                      \
+    FL_FOLD_MAX(lane, 8)                                                                           \
+    FL_FOLD_MAX(lane, 4)                                                                           \
+    FL_FOLD_MAX(lane, 2)                                                                           \
+    return lane[0] > lane[1] ? lane[0] : lane[1];
+#define FL_GREATEST_f64(lane) FL_GREATEST_f32(lane)
 #endif
+#define FL_FOLD_MAX(lane, half)                                                                    \
+    for (int l = 0; l < half; ++l)                                                                 \
+        lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];
 
 #define FL_DEFINE_TIMES(T, S)                                                                      \
     /* d / temperature for d <= 0, also -inf; high + low is 1 / temperature. */                    \
@@ -193,14 +201,9 @@ FL_DEFINE_EXPS(double, f64)
         memcpy(top, lane, sizeof lane);                                                            \
     }                                                                                              \
     FL_INLINE T fl_greatest_##S(T *restrict lane) {                                                \
-        for (int half = FL_LANES / 2; half * sizeof(T) >= FL_REGISTER; half /= 2)                  \
-            for (int l = 0; l < half; ++l)                                                         \
-                lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];                     \
-        FL_GREATEST(S, lane)                                                                       \
-        for (int half = FL_LANES / 2; half; half /= 2)                                             \
-            for (int l = 0; l < half; ++l)                                                         \
-                lane[l] = lane[l] > lane[l + half] ? lane[l] : lane[l + half];                     \
-        return lane[0];                                                                            \
+        FL_FOLD_MAX(lane, 32)                                                                      \
+        FL_FOLD_MAX(lane, 16)                                                                      \
+        FL_GREATEST_##S(lane)                                                                      \
     }                                                                                              \
     FL_INLINE T fl_highest_of_all_##S(const T *restrict z, ptrdiff_t steps) {                      \
         T lane[FL_LANES];                                                                          \
@@ -214,13 +217,14 @@ FL_DEFINE_EXPS(double, f64)
         T lane[FL_LANES], last[FL_LANES];                                                          \
         for (int l = 0; l < FL_LANES; ++l)                                                         \
             lane[l] = -INFINITY;                                                                   \
-        for (; n > 0; n -= FL_LANES, z += FL_LANES, block += FL_LANES) {                           \
-            if (n < FL_LANES)                                                                      \
-                z = fl_filled_##S(last, z, n);                                                     \
+        for (; n >= FL_LANES; n -= FL_LANES, z += FL_LANES, block += FL_LANES)                     \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 block[l] = z[l];                                                                   \
                 lane[l] = z[l] > lane[l] ? z[l] : lane[l];                                         \
             }                                                                                      \
+        if (n > 0) {                                                                               \
+            memcpy(block, fl_filled_##S(last, z, n), sizeof last);                                 \
+            fl_highest_##S(last, 1, lane);                                                         \
         }                                                                                          \
         return fl_greatest_##S(lane);                                                              \
     }                                                                                              \
@@ -342,12 +346,16 @@ FL_DEFINE_EXPS(double, f64)
      * all of a few is faster than to store here and there, which the next loads wait for. */      \
     FL_INLINE void fl_take_out_##S(T *restrict z, ptrdiff_t classes, const T *restrict y,          \
                                    T *restrict own) {                                              \
-        for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES)                                     \
+        for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES) {                                   \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
                 T here = z[l], kept = own[l];                                                      \
                 own[l] = y[l] == (T)k ? here : kept;                                               \
+            }                                                                                      \
+            for (int l = 0; l < FL_LANES; ++l) { /* apart, or the selects become branches */       \
+                T here = z[l];                                                                     \
                 z[l] = y[l] == (T)k ? -INFINITY : here;                                            \
             }                                                                                      \
+        }                                                                                          \
     }                                                                                              \
     FL_INLINE void fl_put_##S(T *restrict g, ptrdiff_t classes, const T *restrict y,               \
                               const T *restrict own) {                                             \
@@ -562,12 +570,16 @@ FL_DEFINE_EXPS(double, f64)
     /* Of rows side by side the highest so far and its class, of equals the first. */              \
     FL_INLINE void fl_argmax_##S(const T *restrict z, ptrdiff_t steps, T *restrict top,            \
                                  T *restrict at) {                                                 \
-        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES)                                       \
+        for (ptrdiff_t i = 0; i < steps; ++i, z += FL_LANES) {                                     \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T here = z[l], highest = top[l], other = at[l];                                    \
-                top[l] = here > highest ? here : highest;                                          \
-                at[l] = here > highest ? (T)i : other;                                             \
+                T here = z[l], other = at[l];                                                      \
+                at[l] = here > top[l] ? (T)i : other;                                              \
             }                                                                                      \
+            for (int l = 0; l < FL_LANES; ++l) { /* apart, or the selects become branches */       \
+                T here = z[l], highest = top[l];                                                   \
+                top[l] = here > highest ? here : highest;                                          \
+            }                                                                                      \
+        }                                                                                          \
     }                                                                                              \
     /* The highest below another, `last`, or equal to it at a later class than its own. */         \
     FL_INLINE void fl_next_##S(const T *restrict z, ptrdiff_t steps, const T *restrict last,       \

@@ -140,6 +140,7 @@ cdef extern from "call.h" nogil:
         double[2 * LANES] dot, mass
         double[2] by
         fl_seam[2] seams
+        double[8] before
 
     ctypedef void (*fl_driver)(fl_call*, Py_ssize_t, fl_workspace*) noexcept nogil
 

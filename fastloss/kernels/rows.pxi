@@ -984,6 +984,12 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
         less(grad, u, steps, scale)
 
 
+cdef inline bint stretched(const fl_call* c, T tag) noexcept nogil:
+    # Whether the gradients of rows side by side are one stretch of memory, to be streamed.
+    return (c.stream and c.lanes and c.double_buffered and c.order == 1 and adjacent(&c.grad, tag)
+            and c.grad.ndim == 1 and c.grad.stride[0] == c.classes * <Py_ssize_t>sizeof(T))
+
+
 cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
     cdef const T* e = <const T*>s.e
     cdef T* grad = <T*>ws.grad
@@ -1030,7 +1036,14 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
                     grad[i * LANES + lane] = 0
                 for i in range(cols if c.order == 2 else 0):
                     hess[i * LANES + lane] = 0
-        if c.grad.data:
+        if stretched(c, tag):
+            if T is float:  # the exponentials are done with
+                fl_from_columns_f32(<char*>s.e, grad, cols * sizeof(T), s.n, cols)
+            else:
+                fl_from_columns_f64(<char*>s.e, grad, cols * sizeof(T), s.n, cols)
+            fl_stream_on(&ws.seams[0], fl_row(&c.grad, s.row), <char*>s.e,
+                         s.n * cols * sizeof(T))
+        elif c.grad.data:
             store_lanes(&c.grad, grad, s.row, s.n, at, cols, c.stream)
         if c.hess.data:
             store_lanes(&c.hess, hess, s.row, s.n, at, cols, c.stream)
@@ -1050,7 +1063,7 @@ cdef inline void write_out(fl_call* c, const fl_operand* op, fl_seam* seam, Py_s
 
 cdef inline void stream_end(fl_call* c, fl_workspace* ws) noexcept nogil:
     if c.stream:
-        fl_close_seam(&ws.seams[0], <char*>ws.grad)
+        fl_close_seam(&ws.seams[0], <char*>(ws + 1) if c.lanes else <char*>ws.grad)
         fl_close_seam(&ws.seams[1], <char*>ws.hess)
         fl_stream_fence()
 
@@ -1064,12 +1077,18 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
     cdef const T* e
     cdef T most
     cdef double share = 1, own
+    cdef bint direct
     if j >= s.n:
         return False
     steps = min(<Py_ssize_t>STEPS, all_steps - step)
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
     k = s.y[j] - col
+    # A whole block of a gradient that nothing else is made from goes where it belongs.
+    direct = (c.order == 1 and not (c.stream or c.soft or c.spread or c.softcap != 0)
+              and s.w[j] != 0 and cols == steps * LANES and adjacent(&c.grad, tag))
+    if direct:
+        grad = <T*>(fl_row(&c.grad, s.row + j) + col * sizeof(T))
     if s.w[j] == 0:
         memset(grad, 0, sizeof(T) * BLOCK)
         memset(hess, 0, sizeof(T) * BLOCK)
@@ -1098,7 +1117,8 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
             hess[k] = (<T*>ws.second)[0]
         if c.softcap != 0:
             uncap(c, s.row + j, 1, step, steps, <T*>ws.extra, grad, hess)  # pred may be in use
-    write_out(c, &c.grad, &ws.seams[0], s.row + j, col, cols, grad)
+    if not direct:
+        write_out(c, &c.grad, &ws.seams[0], s.row + j, col, cols, grad)
     write_out(c, &c.hess, &ws.seams[1], s.row + j, col, cols, hess)
     s.step += STEPS
     if s.step >= all_steps:
@@ -1127,7 +1147,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s, last = last, s
         s.row = at
         s.n = min(c.group, end - at)
-        bring_near(c, at, s.n, tag)
+        bring_near(c, at, s.n, not stretched(c, tag), tag)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.class_mask.data and c.spread:
             count_kept(c, ws, s, tag)

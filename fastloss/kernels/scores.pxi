@@ -469,7 +469,7 @@ cdef void scores(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept
     for at from begin <= at < end by LANES:
         s.row = at
         s.n = min(<Py_ssize_t>LANES, end - at)
-        bring_near(c, at, s.n, tag)
+        bring_near(c, at, s.n, False, tag)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
             score_lanes(c, ws, &s, &f, tag)
