@@ -37,6 +37,7 @@ class Job:
         divergence: int = ...,
         target_logits: bool = ...,
         lists: bool = ...,
+        silent: bool = ...,
     ) -> None: ...
     @property
     def ranges(self) -> int: ...

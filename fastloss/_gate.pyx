@@ -261,13 +261,14 @@ cdef class Job:
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
                  ignore_index=None, bint soft=False, bint across=False, double temperature=1,
                  double z_loss=0, double softcap=0, int divergence=0, bint target_logits=False,
-                 bint lists=False):
+                 bint lists=False, bint silent=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
         self.wide = wide
         self.kept = []
         c.order = order
+        c.silent = silent
         c.block = <fl_block>block
         for i in range(len(knobs)):
             c.knobs[i] = knobs[i]
@@ -546,7 +547,7 @@ cdef class Gate:
     cdef readonly str results
     cdef readonly dict defaults
     cdef readonly size_t block
-    cdef int order, bounded, ends_only, open, unless, n_knobs
+    cdef int order, silent, bounded, ends_only, open, unless, n_knobs
     cdef double low, high
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional, knob_zero
@@ -565,6 +566,7 @@ cdef class Gate:
         self.defaults = defaults
         self.block = loss.block
         self.order = 2 if "h" in results else 1 if "g" in results else 0
+        self.silent = "l" not in results
         self.bounded = math.isfinite(loss.domain.low) or math.isfinite(loss.domain.high)
         self.low = loss.domain.low
         self.high = loss.domain.high
@@ -693,6 +695,7 @@ cdef class Gate:
         c.classes = -1
         c.size = size
         c.order = self.order
+        c.silent = self.silent
         c.block = <fl_block>self.block
         c.temperature = 1
         c.partial = partial

@@ -516,6 +516,7 @@ def each(
     job = Job(
         wide=call.dtype.itemsize == 8,
         order=2 if "h" in arrays else 1 if "g" in arrays else 0,
+        silent="l" not in arrays,
         block=call.gate.block,
         knobs=knobs,
         size=call.pred.size,

@@ -62,6 +62,7 @@ cdef extern from "call.h" nogil:
         double scale
         Py_ssize_t n
         int wide
+        int silent
         int brief
         int order
         int ahead
@@ -103,6 +104,7 @@ cdef extern from "call.h" nogil:
         double* sums
         double* partial
         int order
+        int silent
         int stream
         int bounded
         int ends_only

@@ -381,6 +381,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
     memset(&b, 0, sizeof(b))
     b.wide = T is double
     b.order = c.order
+    b.silent = c.silent
     b.ahead = c.ranges > NEAR
     b.stream = c.stream and c.grad.ndim == 0 and c.hess.ndim == 0
     b.scale = c.scale
@@ -389,7 +390,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
     b.grad = results[1] = <T*>ws.grad
     b.hess = results[2] = <T*>ws.hess
     b.extra = a
-    b.sum = ws.total
+    b.sum = NULL if c.silent else ws.total
     b.checks = c if c.bounded else NULL
     if weighted:
         b.weight = w
