@@ -587,16 +587,12 @@ FL_DEFINE_BEGIN(double, f64)
         if (b->to[2])                                                                              \
             fl_store_step(b->to[2], (char *)b->hess, at, bytes, b->stream, first, last);           \
     }                                                                                              \
-    /* Whole lanes from element e on; streamed whole lines, the first of them begun before. */     \
-    FL_INLINE void fl_store_lanes_##S(char *to, const T *from, ptrdiff_t e, int stream) {          \
+    /* Streams whole lines for whole lanes from element e on; the first was begun before. */       \
+    FL_INLINE void fl_stream_lanes_##S(char *to, const T *from, ptrdiff_t e) {                     \
         char *dst = to + e * (ptrdiff_t)sizeof(T);                                                 \
-        const char *src = (const char *)(from + e);                                                \
-        size_t off = stream ? (uintptr_t)dst & 63 : 0;                                             \
-        for (size_t k = 0; k < FL_LANES * sizeof(T); k += 64) /* gcc would call memcpy of all */   \
-            if (stream)                                                                            \
-                fl_stream_line(dst - off + k, src - off + k);                                      \
-            else                                                                                   \
-                memcpy(dst + k, src + k, 64);                                                      \
+        size_t off = (uintptr_t)dst & 63;                                                          \
+        for (size_t k = 0; k < FL_LANES * sizeof(T); k += 64)                                      \
+            fl_stream_line(dst - off + k, (const char *)(from + e) - off + k);                     \
     }                                                                                              \
     /* n elements, with zeros to the end of the lanes. */                                          \
     static __attribute__((noinline, unused)) const T *fl_padded_##S(T *step, const T *x,           \
@@ -629,9 +625,9 @@ FL_DEFINE_SETTLE(double, f64)
         if (!SILENT)                                                                               \
             loss[e + j] = l;                                                                       \
         if (ORDER > 0)                                                                             \
-            grad[e + j] = g * scale;                                                               \
+            to_grad[j] = g * scale;                                                                \
         if (ORDER > 1)                                                                             \
-            hess[e + j] = h * scale;                                                               \
+            to_hess[j] = h * scale;                                                                \
     }
 #define FL_MAP_ORDER(T, S, b, moderately, at, ORDER, SILENT)                                       \
     int plain = !(b)->weight && !(b)->to[0];                                                       \
@@ -647,7 +643,12 @@ FL_DEFINE_SETTLE(double, f64)
             moderate = fl_begin_##S(b, i, n, &moderately != &at);                                  \
         for (ptrdiff_t e = i; e < i + n; e += FL_LANES, z += FL_LANES, y += FL_LANES,              \
                        a += FL_LANES) {                                                            \
-            T pad[3][FL_LANES], l, g, h;                                                           \
+            T pad[3][FL_LANES], l, g, h, *to_grad = grad + e, *to_hess = hess + e;                 \
+            int whole = begin <= e && e < end;                                                     \
+            if (whole && !(b)->stream) { /* what lies on the prediction, lies on it exactly */     \
+                to_grad = (b)->to[1] ? (T *)(b)->to[1] + e : to_grad;                              \
+                to_hess = (b)->to[2] ? (T *)(b)->to[2] + e : to_hess;                              \
+            }                                                                                      \
             for (size_t p = 0; (b)->ahead && p < FL_LANES * sizeof(T); p += 64) {                  \
                 __builtin_prefetch((const char *)z + FL_PAGE + p, 0, 2);                           \
                 __builtin_prefetch((const char *)y + FL_PAGE + p, 0, 2);                           \
@@ -661,12 +662,12 @@ FL_DEFINE_SETTLE(double, f64)
                 FL_LOOP(moderately, ORDER, SILENT)                                                 \
             else                                                                                   \
                 FL_LOOP(at, ORDER, SILENT)                                                         \
-            if (begin <= e && e < end) {                                                           \
+            if (whole) {                                                                           \
                 if (!SILENT && (b)->sum)                                                           \
                     fl_add_lanes_##S((b)->sum, loss + e);                                          \
-                for (int r = 1; r <= ORDER; ++r)                                                   \
+                for (int r = 1; r <= ORDER && (b)->stream; ++r)                                    \
                     if ((b)->to[r])                                                                \
-                        fl_store_lanes_##S((b)->to[r], r == 1 ? grad : hess, e, (b)->stream);      \
+                        fl_stream_lanes_##S((b)->to[r], r == 1 ? grad : hess, e);                  \
             } else                                                                                 \
                 fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);                  \
         }                                                                                          \
@@ -675,8 +676,8 @@ FL_DEFINE_SETTLE(double, f64)
     do {                                                                                           \
         T *restrict loss = (T *)(b)->loss, *restrict grad = (T *)(b)->grad;                        \
         T *restrict hess = (T *)(b)->hess, scale = (T)((b)->weight ? 1 : (b)->scale);              \
-        double k[FL_MAX_KNOBS];                                                                    \
-        memcpy(k, (b)->knobs, sizeof k);                                                           \
+        /* Not by memcpy: of a vector, the loops would take its elements each time. */             \
+        const double *given = (b)->knobs, k[] = {given[0], given[1], given[2], given[3]};          \
         if ((b)->order == 0) {                                                                     \
             FL_MAP_ORDER(T, S, b, moderately, at, 0, 0)                                            \
         } else if ((b)->order == 1 && silently && (b)->silent) {                                   \
