@@ -5,6 +5,8 @@ Where the plain formula runs out of digits the limits are held by hand.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from mpmath import mp, mpf
@@ -125,6 +127,25 @@ def test_float32_rows_lose_nothing_to_their_length(classes: int, rng: np.random.
     assert (abs(narrow[0] - wide[0]) <= (4 + spread[:, 0]) * eps * wide[0]).all()
     for n, w in zip(narrow[1:], wide[1:], strict=True):
         assert (abs(n - w) <= (4 + spread) * eps * abs(w)).all()
+
+
+@pytest.mark.parametrize("exponent", [-126, -90, -66, -30, 0, 30, 66, 90, 120])
+def test_negative_binomial_of_any_alpha(exponent: int, dtype: type) -> None:
+    """The factors of a Hessian leave the range of numbers where the Hessian does not."""
+    loss, alpha = fl.negative_binomial_nll_loss, 2.0**exponent
+    for z, y in itertools.product([-3.0, 0.7, 20.0, -np.log(alpha) + 0.3], [0.0, 0.02, 3.0, 1e9]):
+        pred, target = np.array(z, dtype), np.array(y, dtype)
+        got = loss.value_grad_hess(pred, target, reduction="none", alpha=alpha)
+        want = oracle.exact(loss, pred, target, {"alpha": alpha})
+        right = zip(
+            got,
+            (want.loss, want.grad[0], want.hess[0]),
+            (want.loss_scale, want.grad_scale[0], want.hess_scale[0]),
+            loss.bounds(alpha=alpha),
+            strict=True,
+        )
+        for each, exact, scale, bound in right:
+            assert oracle.ulps(each, exact, scale) <= bound, (z, y)
 
 
 @pytest.mark.parametrize(

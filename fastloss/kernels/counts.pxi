@@ -106,7 +106,7 @@ cdef inline void negative_binomial_of(bint moderate, T z, T y, const double* k,
     # log(1 + u), beside log(o) if that is positive:
     # loss = y (s - z) + s / alpha. Where o is large, s - z = log(alpha) + log(1 + u) does not
     # cancel; where it is small, s = o.
-    cdef T zero = 0, one = 1, two = 2, large = two_to_down(z), small = one / large
+    cdef T zero = 0, one = 1, two = 2, half = 0.5, large = two_to_down(z), small = one / large
     cdef T alpha = <T>k[0], by_alpha = <T>(1 / k[0]), close = <T>1e-20, far = FAR
     cdef T log_low, log_alpha = log_pair(alpha, <T>(k[0] - <double>alpha), &log_low)
     cdef T o = exp_near(moderate, alpha, z, zero, zero), e = exp_near(moderate, one, z, zero, zero)
@@ -118,19 +118,21 @@ cdef inline void negative_binomial_of(bint moderate, T z, T y, const double* k,
     s = log1p_u if below else log_o + (log1p_u + part)
     d = log1p_u - z if below else log_alpha + log1p_u
     g = (e - y) / (one + o)
-    x = z if below else -z
-    by = (by_alpha + y) * ((alpha if below else by_alpha) * small)
+    # u = exp(x + part) is a number, whatever alpha, also where what it is multiplied by is large.
+    x = log_o if below else -log_o
+    part = part if below else -part
+    by = half * by_alpha + half * y
     if moderate:
         loss[0] = y * d + s * by_alpha
         grad[0] = g
-        hess[0] = exp_times_moderate(by * large, x, zero) / (one + u * (two + u))
+        hess[0] = exp_times_moderate(two * by, x, part) / (one + u * (two + u))
     else:
         loss[0] = ((weighed(y * large, d) + exp_times(one, z, zero, -<T>DOWN)) * small
                    if (y < 1) & (o < close) & (z > -far)
                    else weighed(y, d) + (e if o < close else s * by_alpha))
         grad[0] = (g if (o < large) & (e < large)
                    else by_alpha * (one - exp_times(y, -z, zero, zero)) / (one + u))
-        hess[0] = exp_times(by, x, zero, -<T>DOWN) / (one + u * (two + u))
+        hess[0] = exp_times(by, x, part, -one) / (one + u * (two + u))
 
 
 cdef inline void negative_binomial_at(
