@@ -198,7 +198,8 @@ DEFINE_LANES(double, f64)
             SHOW("log_" #S, 1.25, T, fl_log_##S(x));                                               \
         if (!(x <= -1))                                                                            \
             SHOW("minus_log1p_" #S, 1.25, T, fl_minus_log1p_##S(x));                               \
-        SHOW("tanh_" #S, 2.6, T, fl_tanh_##S(x, 0, &low)), SHOW("tanh'_" #S, 4.1, T, low);         \
+        SHOW("tanh_" #S, 2.6, T, fl_tanh_##S(x, 0, &low));                                         \
+        SHOW("tanh'_" #S, 4.1, T, low * FL_UNSCALE_##S);                                           \
         if (!(x > 0))                                                                              \
             SHOW("expm1_" #S, 1.25, T, fl_expm1_nonpositive_##S(x));                               \
         if (x >= -1 && x <= 1) {                                                                   \

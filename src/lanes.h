@@ -320,17 +320,20 @@ FL_DEFINE_EXPS(double, f64)
             z[i] = (T)cap * fl_tanh_##S(x, low, &slope);                                           \
         }                                                                                          \
     }                                                                                              \
-    /* From the derivatives in cap tanh(z / cap) those in z. What has none, has none, whatever z. */ \
+    /* From the derivatives in cap tanh(z / cap) those in z. What has none, has none, whatever z. The\
+     * slope alone may be no normal number: what it is made larger by is taken off last. */        \
     FL_INLINE void fl_uncap_##S(int hessian, const T *restrict z, ptrdiff_t n, double cap,         \
                                 T *restrict g, T *restrict h) {                                    \
         T by = (T)(-2 / cap);                                                                      \
         for (ptrdiff_t i = 0; i < n; ++i) {                                                        \
-            T low, slope, x = fl_divided_##S(z[i], cap, &low), tanh = fl_tanh_##S(x, low, &slope); \
-            T first = g[i], second = hessian ? h[i] : 0, own = first * slope;                      \
+            T low, up, x = fl_divided_##S(z[i], cap, &low), bend = by * fl_tanh_##S(x, low, &up);  \
+            T first = g[i], second = hessian ? h[i] : 0, slope = up * FL_UNSCALE_##S;              \
+            int large = fabs(first) > 1 / FL_HALFWAY_##S;                                          \
+            T down = large ? 1 : FL_UNSCALE_##S, own = (large ? first * FL_UNSCALE_##S : first) * up;\
+            T part = fabs(bend) > 1 ? own * (bend * down) : own * bend * down;                     \
             if (hessian)                                                                           \
-                h[i] = first == 0 && second == 0 ? second                                          \
-                                                 : second * slope * slope + own * (by * tanh);     \
-            g[i] = first == 0 ? first : own;                                                       \
+                h[i] = first == 0 && second == 0 ? second : second * slope * slope + part;         \
+            g[i] = first == 0 ? first : own * down;                                                \
         }                                                                                          \
     }                                                                                              \
     /* q = exp(t - top) times over. */                                                             \

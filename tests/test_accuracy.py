@@ -159,6 +159,9 @@ def test_negative_binomial_of_any_alpha(exponent: int, dtype: type) -> None:
         (fl.js_divergence_with_logits, {"beta": 1e-105, "temperature": 0.1}, "d", [0, 59], [0.7]),
         # The factors of a Hessian are above the largest number, the Hessian is not.
         (fl.cross_entropy, {"temperature": 1e-12, "z_loss": 0.1}, "f", [0, 0], 0),
+        # The slope of the cap is below the smallest number, what comes of it is not.
+        (fl.cross_entropy, {"temperature": 0.1, "z_loss": 11, "softcap": 0.1}, "f", [1, -4.5], 0),
+        (fl.cross_entropy, {"temperature": 0.1, "z_loss": 11, "softcap": 0.1}, "d", [1, -35.6], 0),
         # q times the negative logarithm is below the smallest number.
         (fl.generalized_cross_entropy, {"q": 1e-200}, "d", [0, 300], 1),
         (fl.generalized_cross_entropy, {"q": 5e-324}, "d", [0.25, -0.25], 0),

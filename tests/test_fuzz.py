@@ -785,6 +785,8 @@ def test_a_batch_may_be_split(loss, data):
     for got, whole in zip(zip(*found, strict=True), [value, *derivatives], strict=True):
         if np.ndim(whole):
             assert_same(np.concatenate(got), whole)
+    if any(part[0] and not count for part, count in zip(found, counts, strict=True)):
+        return  # smoothing: labels of weight 0 pay for the others, but their mean is none
     meters = fl.LossMeter(), fl.LossMeter()
     for i, (part, way, count) in enumerate(zip(parts, ways, counts, strict=True)):
         meters[i % 2].update(batch.results(part, **way)[0], count)
