@@ -45,24 +45,22 @@ def loops(instructions, innermost=False):
     """Each loop's own text, without that of loops in it: from a jump's target to the jump, if that
     is backwards.
     """
-    begin, end = instructions[0][0], instructions[-1][0]
+    index = {at: i for i, (at, _) in enumerate(instructions)}
     spans = []
-    for at, text in instructions:
+    for i, (_, text) in enumerate(instructions):
         jump = re.match(r"j\w+\s+([0-9a-f]+)", text)
-        if jump and begin <= int(jump[1], 16) <= at <= end:
-            spans.append((int(jump[1], 16), at))
+        if jump and index.get(int(jump[1], 16), i + 1) <= i:
+            spans.append((index[int(jump[1], 16)], i))
     found = []
     for span in spans:
         a, b = span
         inner = [(c, d) for c, d in spans if a <= c and d <= b and (c, d) != span]
         if inner and innermost:
             continue
-        own = [
-            text
-            for at, text in instructions
-            if a <= at <= b and not any(c <= at <= d for c, d in inner)
-        ]
-        found.append("\n".join(own))
+        own = bytearray(b"1") * (b + 1)
+        for c, d in inner:
+            own[c : d + 1] = bytes(d + 1 - c)
+        found.append("\n".join(instructions[i][1] for i in range(a, b + 1) if own[i]))
     return found
 
 
