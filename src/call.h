@@ -698,7 +698,9 @@ FL_DEFINE_SETTLE(double, f64)
             FL_MAP_AS(float, f32, b, at_f32, at_f32, silently);                                    \
     } while (0)
 #define FL_MAP(b, at_f32, at_f64) FL_MAP_WHERE(b, at_f32, at_f64, 0)
-/* For losses of exp; where no loss is asked for they take a third less time. */
+/* For losses of log; where no loss is asked for they take half of the time. */
+#define FL_MAP_LOG(b, at_f32, at_f64) FL_MAP_WHERE(b, at_f32, at_f64, 1)
+/* For losses of exp; without a loss they take a third less. */
 #define FL_MAP_FLUSHED(b, at_f32, at_f64)                                                          \
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \

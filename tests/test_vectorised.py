@@ -67,7 +67,7 @@ def loops(instructions, innermost=False):
 @cache
 def variants():
     """How many loops for each dtype each block function has in the source: one for each order of
-    derivatives, and for losses of exponentials one more for each that is asked for alone.
+    derivatives, and for losses of exp or log one more for each that is asked for alone.
     """
     source = "".join(path.read_text() for path in KERNELS.glob("*.pxi"))
     bodies = re.findall(r"^cdef void (\w+)\(fl_elements\* b\).*:\n((?:(?: .*)?\n)+)", source, re.M)

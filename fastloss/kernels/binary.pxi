@@ -353,7 +353,7 @@ cdef inline void probabilities_at(
 
 
 cdef void binary_cross_entropy(fl_elements* b) noexcept nogil:
-    MAP(b, probabilities_at[float], probabilities_at[double])
+    MAP_LOG(b, probabilities_at[float], probabilities_at[double])
 
 BLOCKS["binary_cross_entropy"] = <size_t>&binary_cross_entropy
 

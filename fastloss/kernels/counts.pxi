@@ -93,9 +93,9 @@ cdef void poisson_nll(fl_elements* b) noexcept nogil:
     elif b.knobs[0]:
         poisson_of_logs(b)
     elif b.knobs[1]:
-        MAP(b, poisson_mean_full_at[float], poisson_mean_full_at[double])
+        MAP_LOG(b, poisson_mean_full_at[float], poisson_mean_full_at[double])
     else:
-        MAP(b, poisson_mean_at[float], poisson_mean_at[double])
+        MAP_LOG(b, poisson_mean_at[float], poisson_mean_at[double])
 
 BLOCKS["poisson_nll"] = <size_t>&poisson_nll
 

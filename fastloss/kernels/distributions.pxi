@@ -21,7 +21,7 @@ cdef inline void kl_div_log_at(
 
 cdef void kl_div(fl_elements* b) noexcept nogil:
     if b.knobs[0] == 0:
-        MAP(b, kl_div_at[float], kl_div_at[double])
+        MAP_LOG(b, kl_div_at[float], kl_div_at[double])
     else:
         MAP_FLUSHED(b, kl_div_log_at[float], kl_div_log_at[double])
 

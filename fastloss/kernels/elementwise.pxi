@@ -2,9 +2,11 @@
 # a and the knobs k (in the order of the declaration), the loss, its derivative and its second
 # derivative in z. Constants are of type T (Cython's literals are double, which makes a float loop
 # half as fast). No branches, so that the loop over a block (MAP, src/call.h) is vectorised; that
-# loop drops what is not asked for and applies the scale. MAP_FLUSHED is for losses of exp, where
-# results that are no normal numbers become 0; MAP_MODERATE for those that take a shorter way to the
-# same bits, given first, where z and y are neither large nor small (fl_moderate, src/vecmath.h).
+# loop drops what is not asked for and applies the scale. MAP_LOG is for losses of log, which their
+# derivatives do without: it drops the loss too. So does MAP_FLUSHED, for losses of exp, where
+# results that are no normal numbers become 0, and MAP_MODERATE, for those that take a shorter way
+# to the same bits, given first, where z and y are neither large nor small (fl_moderate,
+# src/vecmath.h).
 # BLOCKS makes the block function known to the declarations. The losses are in the file of their
 # family, of the same name as the module of their declarations.
 
@@ -15,5 +17,6 @@ ctypedef void (*at_f64)(
 
 cdef extern from "call.h" nogil:
     void MAP "FL_MAP"(fl_elements*, at_f32, at_f64)
+    void MAP_LOG "FL_MAP_LOG"(fl_elements*, at_f32, at_f64)
     void MAP_FLUSHED "FL_MAP_FLUSHED"(fl_elements*, at_f32, at_f64)
     void MAP_MODERATE "FL_MAP_MODERATE"(fl_elements*, at_f32, at_f64, at_f32, at_f64)

@@ -27,9 +27,9 @@ cdef inline void gaussian_nll_full_at(
 
 cdef void gaussian_nll(fl_elements* b) noexcept nogil:
     if b.knobs[0]:
-        MAP(b, gaussian_nll_full_at[float], gaussian_nll_full_at[double])
+        MAP_LOG(b, gaussian_nll_full_at[float], gaussian_nll_full_at[double])
     else:
-        MAP(b, gaussian_nll_at[float], gaussian_nll_at[double])
+        MAP_LOG(b, gaussian_nll_at[float], gaussian_nll_at[double])
 
 BLOCKS["gaussian_nll"] = <size_t>&gaussian_nll
 
@@ -76,7 +76,7 @@ cdef inline void laplace_nll_at(
 
 
 cdef void laplace_nll(fl_elements* b) noexcept nogil:
-    MAP(b, laplace_nll_at[float], laplace_nll_at[double])
+    MAP_LOG(b, laplace_nll_at[float], laplace_nll_at[double])
 
 BLOCKS["laplace_nll"] = <size_t>&laplace_nll
 
@@ -121,6 +121,6 @@ cdef void student_t_nll(fl_elements* b) noexcept nogil:
     k[2] = sqrt(df)
     k[3] = (df + 1) / k[2]
     own.knobs = k
-    MAP(&own, student_t_nll_at[float], student_t_nll_at[double])
+    MAP_LOG(&own, student_t_nll_at[float], student_t_nll_at[double])
 
 BLOCKS["student_t_nll"] = <size_t>&student_t_nll

@@ -141,7 +141,7 @@ cdef inline void fair_at(T z, T y, T a, const double* k, T* loss, T* grad, T* he
 
 
 cdef void fair(fl_elements* b) noexcept nogil:
-    MAP(b, fair_at[float], fair_at[double])
+    MAP_LOG(b, fair_at[float], fair_at[double])
 
 BLOCKS["fair"] = <size_t>&fair
 
@@ -166,7 +166,7 @@ cdef inline void cauchy_at(
 
 
 cdef void cauchy(fl_elements* b) noexcept nogil:
-    MAP(b, cauchy_at[float], cauchy_at[double])
+    MAP_LOG(b, cauchy_at[float], cauchy_at[double])
 
 BLOCKS["cauchy"] = <size_t>&cauchy
 
