@@ -101,12 +101,16 @@ typedef struct {
 #if defined(__SSE2__)
 typedef unsigned fl_mode;
 FL_INLINE fl_mode fl_enter(int flush) {
-    fl_mode own = _mm_getcsr();
-    _mm_setcsr(flush ? 0x9f80 : 0x1f80);
+    fl_mode own = _mm_getcsr(), mode = flush ? 0x9f80 : 0x1f80;
+    if ((own & ~0x3fu) != mode) /* the flags of what happened are no mode; to set it takes its time */
+        _mm_setcsr(mode);
     return own;
 }
 
-FL_INLINE void fl_leave(fl_mode own) { _mm_setcsr(own); }
+FL_INLINE void fl_leave(fl_mode own) {
+    if (_mm_getcsr() != own)
+        _mm_setcsr(own);
+}
 #else
 #include <fenv.h>
 typedef fenv_t fl_mode;

@@ -46,10 +46,11 @@ typedef struct {
     __attribute__((aligned(64))) int64_t y[FL_LANES];
     double w[FL_LANES], label_logit[FL_LANES], top[FL_LANES], sum[FL_LANES], others[FL_LANES];
     double over[FL_LANES], dot[FL_LANES], mass[FL_LANES]; /* over: 1 / sum */
-    double odds[FL_LANES], odds_low[FL_LANES], loss[FL_LANES], first[FL_LANES], second[FL_LANES];
+    double ahead[FL_LANES], ahead_low[FL_LANES], loss[FL_LANES], first[FL_LANES], second[FL_LANES];
     double target_top[FL_LANES], target_sum[FL_LANES]; /* of target logits */
     double kept[FL_LANES]; /* classes, with a class mask and smoothing */
     ptrdiff_t row, n, j, step; /* the rows [row, row + n), and how far they are written */
+    int skips; /* whether one of them weighs 0 */
     void *e;
 } fl_rows;
 
@@ -345,8 +346,8 @@ FL_DEFINE_EXPS(double, f64)
                 q[l] *= over[l];                                                                   \
         }                                                                                          \
     }                                                                                              \
-    /* Of rows side by side and their classes y: z[y], whose place -inf takes; and g[y] = own. To compare \
-     * all of a few is faster than to store here and there, which the next loads wait for. */      \
+    /* Of rows side by side and their classes y: z[y], whose place -inf takes. To compare all of a few\
+     * is faster than to store here and there, which the next loads wait for. */                   \
     FL_INLINE void fl_take_out_##S(T *restrict z, ptrdiff_t classes, const T *restrict y,          \
                                    T *restrict own) {                                              \
         for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES) {                                   \
@@ -359,14 +360,6 @@ FL_DEFINE_EXPS(double, f64)
                 z[l] = y[l] == (T)k ? -INFINITY : here;                                            \
             }                                                                                      \
         }                                                                                          \
-    }                                                                                              \
-    FL_INLINE void fl_put_##S(T *restrict g, ptrdiff_t classes, const T *restrict y,               \
-                              const T *restrict own) {                                             \
-        for (ptrdiff_t k = 0; k < classes; ++k, g += FL_LANES)                                     \
-            for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T here = g[l], other = own[l];                                                     \
-                g[l] = y[l] == (T)k ? other : here;                                                \
-            }                                                                                      \
     }                                                                                              \
     /* e near factor - u scale of a row's n classes. */                                            \
     FL_INLINE void fl_difference_##S(const T *restrict e, const T *restrict u, ptrdiff_t n, T near, \
@@ -512,8 +505,10 @@ FL_DEFINE_EXPS(double, f64)
             }                                                                                      \
     }                                                                                              \
     /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
-     * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. */          \
+     * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. With labels \
+     * y, the gradient of class y is that of its loss alone, -f'. */                               \
     FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *restrict e, ptrdiff_t steps,     \
+                                 const T *restrict y, const T *restrict first,                     \
                                  const T *restrict near, const T *restrict factor,                 \
                                  const T *restrict inverse, const T *restrict first_up,            \
                                  const T *restrict second_up, const T *restrict unscale,           \
@@ -524,7 +519,8 @@ FL_DEFINE_EXPS(double, f64)
                 int k = apart ? l : 0;                                                             \
                 T up = e[l] * FL_HALFWAY_##S * inverse[k], q = up * FL_HALFWAY_##S;                \
                 T known = one_minus[k], rest = e[l] == 1 / FL_UNSCALE_##S ? known : 1 - q;         \
-                grad[l] = e[l] * near[k] * factor[k];                                              \
+                T of = e[l] * near[k] * factor[k], label = y ? 0 - first[l] : of;                  \
+                grad[l] = y && y[l] == (T)i ? label : of;                                          \
                 if (hessian)                                                                       \
                     hess[l] = up * (first_up[k] * rest + second_up[k] * q) * unscale[k];           \
             }                                                                                      \

@@ -289,7 +289,7 @@ FL_INLINE double fl_log1p_unit_f64(double u) {
 FL_INLINE float fl_log_parts_f32(float m, float *c, float *k) {
     const uint32_t sqrt_half = 0x3f3504f3u;
     uint32_t bits, low, scale;
-    float f, twice;
+    float f, by;
     memcpy(&bits, &m, sizeof bits);
     bits -= sqrt_half;
     low = (bits & 0x007fffffu) + sqrt_half;
@@ -297,9 +297,9 @@ FL_INLINE float fl_log_parts_f32(float m, float *c, float *k) {
     *k = (float)((int32_t)bits >> 23);
     f -= 1.0f;
     if (!(__builtin_constant_p(*c) && *c == 0)) { /* the compiler may not drop 0 times a number */
-        scale = (0x40000000u - (bits & 0x7f800000u)) & 0x7f800000u; /* 2^(1 - k) */
-        memcpy(&twice, &scale, sizeof twice);
-        float d = *c * (0.5f * twice), sum = f + d;
+        scale = (0x3f800000u - (bits & 0x7f800000u)) & 0x7f800000u; /* 2^-k, 0 for the largest k */
+        memcpy(&by, &scale, sizeof by);
+        float d = *c * by, sum = f + d;
         *c = d - (sum - f);
         f = sum;
     }
@@ -309,20 +309,23 @@ FL_INLINE float fl_log_parts_f32(float m, float *c, float *k) {
 FL_INLINE double fl_log_parts_f64(double m, double *c, double *k) {
     const uint64_t sqrt_half = 0x3fe6a09e00000000u, one = 0x3ff0000000000000u;
     uint64_t bits, low, high, scale;
-    double f, twice, d;
+    double f, by;
     memcpy(&bits, &m, sizeof bits);
     bits += one - sqrt_half;
     low = (bits & 0x000fffffffffffffu) + sqrt_half;
-    scale = 0x7ff0000000000000u - (bits & 0x7ff0000000000000u);
+    scale = 0x7fe0000000000000u - (bits & 0x7ff0000000000000u);
     high = (bits >> 52) | 0x4330000000000000u; /* 2^52 + biased exponent, as a double's bits */
     memcpy(&f, &low, sizeof f);
-    memcpy(&twice, &scale, sizeof twice);
+    memcpy(&by, &scale, sizeof by);
     memcpy(k, &high, sizeof *k);
     f -= 1.0;
-    d = *c * (0.5 * twice);
-    *c = d - ((f + d) - f);
     *k -= 4503599627370496.0 + 1023.0;
-    return f + d;
+    if (!(__builtin_constant_p(*c) && *c == 0)) {
+        double d = *c * by, sum = f + d;
+        *c = d - (sum - f);
+        f = sum;
+    }
+    return f;
 }
 
 /* log(m + c), as k log 2 + log1p(f). What the sums lose, where the two cancel, is added last; what that
@@ -495,9 +498,9 @@ FL_INLINE double fl_exp_brief(double x) {
     return x < -700.0 ? 0.0 : FL_FMA(p, t, t);
 }
 
-/* log(m) for normal m > 0, nan for nan. */
-FL_INLINE double fl_log_brief(double m) {
-    double none = 0.0, k, f = fl_log_parts_f64(m, &none, &k);
+/* log(m + c) for normal m > 0, c what rounding m lost; nan for nan. */
+FL_INLINE double fl_log_brief(double m, double c) {
+    double k, f = fl_log_parts_f64(m, &c, &k);
     double even = -0.085437982579338155376, odd = 0.043750336275549408778, f2 = f * f;
     even = FL_FMA(even, f2, -0.082946172195375850413);
     odd = FL_FMA(odd, f2, 0.087309162242747869634);
@@ -513,18 +516,6 @@ FL_INLINE double fl_log_brief(double m) {
     odd = FL_FMA(odd, f2, 0.33333333314322352809);
     double rest = FL_FMA(FL_FMA(odd, f, even), f2, f);
     return m == m ? FL_FMA(k, 0.6931471805599453, rest) : m;
-}
-
-/* log((1 + s) / (1 - s)) for s in [0, 1/3]. */
-FL_INLINE double fl_twice_atanh_brief(double s) {
-    double z = s * s;
-    double even = 0.20016524414327090587, odd = 0.14092966402808066274, z2 = z * z;
-    even = FL_FMA(even, z2, 0.18306211034543800094);
-    odd = FL_FMA(odd, z2, 0.22215738165032793625);
-    even = FL_FMA(even, z2, 0.28571608013101504212);
-    odd = FL_FMA(odd, z2, 0.39999997654582494567);
-    even = FL_FMA(even, z2, 0.66666666677016303274);
-    return FL_FMA(FL_FMA(odd, z, even) * z, s, s + s);
 }
 
 /* log(cosh(x)) for abs(x) <= 1. */

@@ -128,9 +128,10 @@ cdef extern from "call.h" nogil:
 
     ctypedef struct fl_rows:
         int64_t[LANES] y
-        double[LANES] w, label_logit, top, sum, others, over, dot, mass, odds, odds_low
+        double[LANES] w, label_logit, top, sum, others, over, dot, mass, ahead, ahead_low
         double[LANES] loss, first, second, target_top, target_sum, kept
         Py_ssize_t row, n, j, step
+        int skips
         void* e
 
     ctypedef struct fl_workspace:

@@ -214,14 +214,15 @@ cdef inline bint outside(fl_call* c, const T* y, const T* w, Py_ssize_t n) noexc
         return fl_outside_f64(c, y, w, n)
 
 
-cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssize_t n,
+cdef bint row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssize_t n,
                       T tag) noexcept nogil:
     # The weight of up to LANES rows and, for labels, the label; a row to skip weighs 0, and a
     # label out of range, even one that changed since it was checked, is flagged and skipped.
+    # Returns whether any row is.
     cdef T[LANES] own
     cdef T class_weight, in_mask
     cdef Py_ssize_t i, take, at = row, done = 0
-    cdef int bad = 0
+    cdef int bad = 0, skips = 0
     cdef bint keep, inside
     if c.weight.data or c.mask.data:
         weights(own, c, row, n)
@@ -230,8 +231,10 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
     else:
         for i in range(n):
             w[i] = 1
+    for i in range(n if c.soft else 0):
+        skips |= w[i] == 0
     if c.soft:
-        return
+        return skips
     while done < n:
         take = min(n - done, c.target.cols - at % c.target.cols)
         fl_load_i64(y + done, fl_row(&c.target, at // c.target.cols)
@@ -242,14 +245,16 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
         keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
         inside = (y[i] >= 0) & (y[i] < c.classes)
         bad |= keep & (not inside)
-        w[i] = w[i] if keep & inside else 0
-        y[i] = y[i] if keep & inside else 0
+        keep = keep & inside
+        skips |= not keep
+        w[i] = w[i] if keep else 0
+        y[i] = y[i] if keep else 0
     for i in range(n if c.class_mask.data else 0):  # apart, for the loop above to be of vectors
         if w[i] != 0:
             load(&in_mask, fl_row(&c.class_mask, row + i) + y[i] * c.class_mask.step, 0, 1,
                  c.class_mask.code)
             if in_mask == 0:
-                bad = 1
+                bad = skips = 1
                 w[i] = y[i] = 0
     if bad:
         c.bad = 1
@@ -260,6 +265,8 @@ cdef void row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
             if w[i] != 0:
                 gather(&class_weight, &c.extra, y[i], 1)
                 w[i] *= class_weight
+                skips |= w[i] == 0
+    return skips
 
 
 cdef inline void rows_near(const fl_operand* op, Py_ssize_t row, Py_ssize_t n, bint write,

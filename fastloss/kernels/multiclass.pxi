@@ -1,9 +1,32 @@
 # Losses of a row of logits and a label (elementwise.pxi says how they are written).
 #
-# For a label, a row's loss is a function of z = (max of the other logits - z_y) + log(sum over the
-# others of exp(z_k - that max)), the log-odds against the label; the drivers apply the chain rule.
-# y is what z lost by rounding, so that exp(z) is right however large z is.
-# p = sigmoid(-z) is the label's probability, q = 1 - p.
+# For a label, a row's loss is a function of the log-odds against it, z + log(a): z = max of the
+# other logits - z_y, a = the sum over the others of exp(z_k - that max); y is what z lost by
+# rounding, so that exp(z) is right however large z is. The drivers apply the chain rule.
+# Cross-entropy takes one logarithm of all; for the others `add_log_sum` makes z and y the log-odds.
+# p, 1 / (1 + the odds), is the label's probability, q = 1 - p.
+
+
+cdef inline void add_log_sum_as(bint brief, fl_elements* b) noexcept nogil:
+    cdef double* z = <double*>b.pred
+    cdef double* y = <double*>b.target
+    cdef const double* a = <const double*>b.extra
+    cdef double log_sum, odds, low
+    cdef Py_ssize_t i
+    for i in range(b.n):
+        log_sum = fl_log_brief(a[i], 0) if brief else fl_log_f64(a[i])
+        odds = z[i] + log_sum
+        low = odds - z[i]
+        low = (z[i] - (odds - low)) + (log_sum - low) + y[i]
+        z[i] = odds
+        y[i] = low if low == low else 0  # beyond the finite numbers
+
+
+cdef void add_log_sum(fl_elements* b) noexcept nogil:
+    if b.brief:
+        add_log_sum_as(True, b)
+    else:
+        add_log_sum_as(False, b)
 
 
 cdef inline T exp_of_odds(T z, T y) noexcept nogil:
@@ -14,21 +37,24 @@ cdef inline T exp_of_odds(T z, T y) noexcept nogil:
 
 cdef inline void cross_entropy_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    cdef T one = 1, two = 2, u = exp_of_odds(z, y), r = one / (one + u)
-    loss[0] = positive_part(z) + log1p_unit(u)
-    grad[0] = u * r if z < 0 else r
-    hess[0] = u / (one + u * (two + u))
+    # log(1 + a exp(z)), or z + log(exp(-z) + a).
+    cdef T one = 1, up = exp_halfway(-magnitude(z)), v = up + up * (y if z < 0 else -y)
+    cdef T x = (a * v if z < 0 else v) * halfway(z), rest = one if z < 0 else a, m = rest + x
+    cdef T c = x - (m - rest), r = one / m
+    loss[0] = positive_part(z) + log_sum(m, c)
+    grad[0] = (x if z < 0 else rest) / m
+    hess[0] = x * r * (rest * r)
 
 
 cdef inline void cross_entropy_brief_at(
         double z, double y, double a, const double* k, double* loss, double* grad, double* hess
 ) noexcept nogil:
-    # With one division, for 1 / (1 + u) and u / (2 + u), of which log1p(u) is twice the atanh.
-    cdef double one = 1, two = 2, u = fl_exp_brief(-magnitude(z)), v = one + u
-    cdef double over = one / (v * (two + u)), r = (two + u) * over
-    loss[0] = positive_part(z) + fl_twice_atanh_brief(u * (v * over))
-    grad[0] = u * r if z < 0 else r
-    hess[0] = u * r * r
+    cdef double one = 1, u = fl_exp_brief(-magnitude(z))
+    cdef double x = a * u if z < 0 else u, rest = one if z < 0 else a, m = rest + x
+    cdef double r = one / m
+    loss[0] = positive_part(z) + fl_log_brief(m, x - (m - rest))
+    grad[0] = (x if z < 0 else rest) * r
+    hess[0] = x * r * (rest * r)
 
 
 cdef void cross_entropy(fl_elements* b) noexcept nogil:
@@ -53,6 +79,7 @@ cdef inline void poly_at(
 
 
 cdef void poly_loss(fl_elements* b) noexcept nogil:
+    add_log_sum(b)
     MAP_FLUSHED(b, poly_at[float], poly_at[double])
 
 BLOCKS["poly_loss"] = <size_t>&poly_loss
@@ -78,6 +105,7 @@ cdef inline void generalized_at(
 
 
 cdef void generalized_cross_entropy(fl_elements* b) noexcept nogil:
+    add_log_sum(b)
     MAP_FLUSHED(b, generalized_at[float], generalized_at[double])
 
 BLOCKS["generalized_cross_entropy"] = <size_t>&generalized_cross_entropy
@@ -96,6 +124,7 @@ cdef inline void softmax_focal_any_at(
 
 
 cdef void softmax_focal_loss(fl_elements* b) noexcept nogil:
+    add_log_sum(b)
     if b.knobs[0] in (0.0, 1.0, 2.0, 3.0):
         MAP_FLUSHED(b, softmax_focal_whole_at[float], softmax_focal_whole_at[double])
     else:

@@ -126,13 +126,6 @@ cdef inline void take_labels(T* z, Py_ssize_t classes, const T* y, T* own) noexc
         fl_take_out_f64(z, classes, y, own)
 
 
-cdef inline void put_labels(T* g, Py_ssize_t classes, const T* y, const T* own) noexcept nogil:
-    if T is float:
-        fl_put_f32(g, classes, y, own)
-    else:
-        fl_put_f64(g, classes, y, own)
-
-
 cdef inline void as_lanes(T* y, const int64_t* labels, Py_ssize_t n) noexcept nogil:
     # Of few classes: there are no vectors of 64-bit integers to floats before AVX-512.
     cdef Py_ssize_t i
@@ -455,15 +448,16 @@ cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* to
         fl_distances_f64(z, u, steps, top, dot, mass, ahead)
 
 
-cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, fl_workspace* ws,
-                        T* grad) noexcept nogil:
+cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, const T* y,
+                        fl_workspace* ws, T* grad) noexcept nogil:
     if T is float:
-        fl_scaled_f32(apart, hessian, e, steps, <float*>ws.near, <float*>ws.factor,
-                      <float*>ws.inverse, <float*>ws.first_up, <float*>ws.second_up,
-                      <float*>ws.unscale, <float*>ws.one_minus, grad, <float*>ws.hess)
+        fl_scaled_f32(apart, hessian, e, steps, y, <float*>ws.first, <float*>ws.near,
+                      <float*>ws.factor, <float*>ws.inverse, <float*>ws.first_up,
+                      <float*>ws.second_up, <float*>ws.unscale, <float*>ws.one_minus, grad,
+                      <float*>ws.hess)
     else:
-        fl_scaled_f64(apart, hessian, e, steps, ws.near, ws.factor, ws.inverse, ws.first_up,
-                      ws.second_up, ws.unscale, ws.one_minus, grad, ws.hess)
+        fl_scaled_f64(apart, hessian, e, steps, y, ws.first, ws.near, ws.factor, ws.inverse,
+                      ws.first_up, ws.second_up, ws.unscale, ws.one_minus, grad, ws.hess)
 
 
 cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
@@ -868,7 +862,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
-    cdef double ahead, log_sum = 0, odds, low, part, rest
+    cdef double ahead, log_sum = 0, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
         s.over[i] = 1 / s.sum[i]
@@ -890,39 +884,25 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
                 s.first[i] += s.second[i] * log_sum
                 s.loss[i] += 0.5 * s.second[i] * log_sum * log_sum
         return
-    if T is float:  # the log-odds against the label: of floats in double no digit is lost
-        for i in range(n):
-            ahead = s.top[i] - s.label_logit[i]
-            if c.temperature != 1:
-                ahead /= c.temperature
-            odds = ahead + fl_log_brief(s.sum[i])
-            s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
-            s.odds_low[i] = 0
-    else:
-        for i in range(n):  # in two parts
-            ahead = s.top[i] - s.label_logit[i]
-            part = ahead - s.top[i]
-            s.odds[i] = ahead
-            s.odds_low[i] = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
-        for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
-            part = s.odds[i] / c.temperature
-            low = part * c.temperature
-            rest = (s.odds[i] - low) - fl_product_low_f64(part, c.temperature, low)
-            rest += s.odds_low[i]
-            s.odds[i] = part
-            s.odds_low[i] = rest / c.temperature
-        for i in range(n):
-            ahead = s.odds[i]
-            log_sum = fl_log_f64(s.sum[i])
-            odds = ahead + log_sum
-            low = odds - ahead
-            low = (ahead - (odds - low)) + (log_sum - low)
-            low += s.odds_low[i]
-            s.odds[i] = NAN if s.label_logit[i] == INFINITY else odds
-            s.odds_low[i] = low if low == low else 0  # beyond the finite numbers
+    # How far the highest is ahead of the label: of floats in double no digit is lost, of doubles it
+    # is in two parts.
+    for i in range(n):
+        ahead = s.top[i] - s.label_logit[i]
+        part = ahead - s.top[i]
+        low = (s.top[i] - (ahead - part)) - (s.label_logit[i] + part)
+        s.ahead[i] = NAN if s.label_logit[i] == INFINITY else ahead
+        s.ahead_low[i] = low if T is double and low == low else 0  # beyond the finite numbers
+    for i in range(n if c.temperature != 1 else 0):  # apart: a division takes its time
+        part = s.ahead[i] / c.temperature
+        low = part * c.temperature
+        rest = (s.ahead[i] - low) - fl_product_low_f64(part, c.temperature, low)
+        rest += s.ahead_low[i]
+        s.ahead[i] = part
+        s.ahead_low[i] = rest / c.temperature if T is double and rest == rest else 0
     memset(&b, 0, sizeof(b))
-    b.pred = s.odds
-    b.target = b.extra = s.odds_low
+    b.pred = s.ahead
+    b.target = s.ahead_low
+    b.extra = s.sum
     b.loss = s.loss
     b.grad = s.first
     b.hess = s.second
@@ -970,13 +950,13 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
         return
     if c.lanes:
         if c.order == 2:
-            scaled(True, True, e, steps, ws, grad)
+            scaled(True, True, e, steps, <const T*>NULL, ws, grad)
         else:
-            scaled(True, False, e, steps, ws, grad)
+            scaled(True, False, e, steps, <const T*>NULL, ws, grad)
     elif c.order == 2:
-        scaled(False, True, e, steps, ws, grad)
+        scaled(False, True, e, steps, <const T*>NULL, ws, grad)
     else:
-        scaled(False, False, e, steps, ws, grad)
+        scaled(False, False, e, steps, <const T*>NULL, ws, grad)
     if c.soft or c.spread:
         target_mass(c, ws, s, j, n, step, steps, False, u)
         for lane in range(n, LANES):
@@ -997,8 +977,9 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
     cdef T* first = <T*>ws.first
     cdef T* second = <T*>ws.second
     cdef Py_ssize_t step, steps, at, span = STEPS, cols, i, k, lane
-    cdef T[LANES] labels, own
-    cdef bint skipped = False
+    cdef T[LANES] labels
+    cdef bint all_at_once = (c.classes <= STEPS and c.order == 1
+                             and not (c.soft or c.spread or c.divergence))
     if c.double_buffered and c.order == 1:  # then the logits make room for all of a row's gradient
         grad = <T*>s.e + c.unit
         span = max(<Py_ssize_t>1, c.classes)
@@ -1006,31 +987,25 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
         write_constants(c, ws, s, 0, s.n, tag)
     else:
         factors(c, ws, s, 0, s.n, 1, tag)
-    for lane in range(s.n):
-        skipped |= s.w[lane] == 0
     for at from 0 <= at < c.classes by span:
         cols = min(span, c.classes - at)
-        for step from 0 <= step < cols by STEPS:
+        if all_at_once:
+            as_lanes(labels, s.y, s.n)
+            scaled(True, False, e, cols, <const T*>labels, ws, grad)
+        for step from 0 <= step < (0 if all_at_once else cols) by STEPS:
             steps = min(<Py_ssize_t>STEPS, cols - step)
             write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
                         grad + step * LANES)
-        if not c.soft and not c.spread:
-            if cols == c.classes <= STEPS and c.order == 1:
-                as_lanes(labels, s.y, s.n)
-                for lane in range(LANES):
-                    own[lane] = 0 - first[lane]
-                put_labels(grad, cols, labels, own)
-            else:
-                for lane in range(s.n):
-                    k = s.y[lane] - at
-                    if 0 <= k < cols:
-                        grad[k * LANES + lane] = 0 - first[lane]
-                        if c.order == 2:
-                            hess[k * LANES + lane] = second[lane]
+        for lane in range(0 if c.soft or c.spread or all_at_once else s.n):
+            k = s.y[lane] - at
+            if 0 <= k < cols:
+                grad[k * LANES + lane] = 0 - first[lane]
+                if c.order == 2:
+                    hess[k * LANES + lane] = second[lane]
         for step from 0 <= step < (cols if c.softcap != 0 else 0) by STEPS:
             uncap(c, s.row, s.n, at + step, min(<Py_ssize_t>STEPS, cols - step), <T*>ws.extra,
                   grad + step * LANES, hess + step * LANES)
-        for lane in range(s.n if skipped else 0):
+        for lane in range(s.n if s.skips else 0):
             if s.w[lane] == 0:
                 for i in range(cols):
                     grad[i * LANES + lane] = 0
@@ -1148,7 +1123,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         s.row = at
         s.n = min(c.group, end - at)
         bring_near(c, at, s.n, not stretched(c, tag), tag)
-        row_weights(s.w, s.y, c, at, s.n, tag)
+        s.skips = row_weights(s.w, s.y, c, at, s.n, tag)
         if c.class_mask.data and c.spread:
             count_kept(c, ws, s, tag)
         if c.lanes:
@@ -1163,7 +1138,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
                         diverge(c, ws, s, j, 1, z)
             while write_next(c, ws, last, tag):
                 pass
-        for j in range(s.n):
+        for j in range(s.n if s.skips else 0):
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
                 s.sum[j] = 1

@@ -373,15 +373,16 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
 
 
 cdef void confidences(fl_call* c, Rows* s) noexcept nogil:
-    # sigmoid(-d) is the derivative at -d, into s.first.
+    # The label's probability, which the derivative is where all signs are the others, into s.first.
     cdef fl_elements b
     cdef Py_ssize_t i
     for i in range(s.n):
-        s.odds[i] = -s.odds[i]
-        s.odds_low[i] = -s.odds_low[i]
+        s.ahead[i] = -s.ahead[i]
+        s.ahead_low[i] = -s.ahead_low[i]
     memset(&b, 0, sizeof(b))
-    b.pred = s.odds
-    b.target = b.extra = s.odds_low
+    b.pred = s.ahead
+    b.target = s.ahead_low
+    b.extra = s.over
     b.loss = s.dot
     b.grad = s.first
     b.knobs = c.knobs

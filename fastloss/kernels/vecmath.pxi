@@ -45,8 +45,7 @@ cdef extern from "vecmath.h" nogil:
     float fl_atanh_rest_f32(float, float)
     double fl_atanh_rest_f64(double, double)
     double fl_exp_brief(double)
-    double fl_log_brief(double)
-    double fl_twice_atanh_brief(double)
+    double fl_log_brief(double, double)
     float fl_product_low_f32(float, float, float)
     double fl_product_low_f64(double, double, double)
 
@@ -75,7 +74,6 @@ cdef extern from "lanes.h" nogil:
     void fl_uncap_f32(bint, const float*, Py_ssize_t, double, float*, float*)
     void fl_difference_f32(const float*, const float*, Py_ssize_t, float, float, float, float*)
     void fl_take_out_f32(float*, Py_ssize_t, const float*, float*)
-    void fl_put_f32(float*, Py_ssize_t, const float*, const float*)
     void fl_less_f32(float*, const float*, Py_ssize_t, const float*)
     void fl_add_up_f32(const float*, Py_ssize_t, double*)
     void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
@@ -95,7 +93,6 @@ cdef extern from "lanes.h" nogil:
     void fl_difference_f64(const double*, const double*, Py_ssize_t, double, double, double,
                            double*)
     void fl_take_out_f64(double*, Py_ssize_t, const double*, double*)
-    void fl_put_f64(double*, Py_ssize_t, const double*, const double*)
     void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
     void fl_add_up_f64(const double*, Py_ssize_t, double*)
     void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
@@ -129,14 +126,14 @@ cdef extern from "lanes.h" nogil:
                         float*, float*)
     void fl_scaled_f32(bint, bint, const float*, Py_ssize_t, const float*, const float*,
                        const float*, const float*, const float*, const float*,
-                       const float*, float*, float*)
+                       const float*, const float*, const float*, float*, float*)
     void fl_factors_f64(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         double*, double*, double*, double*, double*, double*, double*, double*,
                         double*, double*)
     void fl_scaled_f64(bint, bint, const double*, Py_ssize_t, const double*, const double*,
                        const double*, const double*, const double*, const double*,
-                       const double*, double*, double*)
+                       const double*, const double*, const double*, double*, double*)
 
 
 cdef inline T exp_nonpositive(T x) noexcept nogil:
