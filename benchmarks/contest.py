@@ -45,10 +45,11 @@ SHAPES: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
     "vectors": [((65536, 128), None)],
     "set": [((4096, 128), None)],
 }
-HESSIAN, IN_PLACE = "grad + Hessian", "in place"
+HESSIAN, IN_PLACE, BFLOAT16 = "grad + Hessian", "in place", "bfloat16"
 # (loss, shape, threads, what): what issues name beyond the shapes of a kind.
 EXTRA: list[tuple[str, tuple[int, ...], int | None, str]] = [
     ("cross_entropy", (1024, 50257), None, IN_PLACE),
+    ("cross_entropy", (1024, 50257), None, BFLOAT16),
     ("cross_entropy", (1_000_000, 10), 1, ""),
     ("cross_entropy", (1048576, 4), 1, ""),
     ("huber_loss", (1,), 1, ""),
@@ -63,6 +64,7 @@ SERIAL = 100_000  # up to here the limit is that of one thread: to wake another 
 FLOAT32: dict[tuple[str, int], dict[str, float]] = {
     ("cross_entropy 1024 x 50257", 2): {"limit": 1.2, "PyTorch": 12},
     ("cross_entropy 1024 x 50257 in place", 2): {"limit": 1.5, "out of place": 1.15},
+    ("cross_entropy 1024 x 50257 bfloat16", 2): {"limit": 2},
     ("cross_entropy 32768 x 1000", 2): {"limit": 1.1},
     ("cross_entropy 8192 x 1000", 2): {"PyTorch": 4},
     ("cross_entropy 1048576 x 4", 1): {"PyTorch": 12},
@@ -102,7 +104,7 @@ class Case:
     shape: tuple[int, ...]
     threads: int
     dtype: str = "float32"
-    what: str = ""  # not loss + gradient into `out`, but HESSIAN or IN_PLACE
+    what: str = ""  # not loss + gradient into `out`, but HESSIAN, IN_PLACE or BFLOAT16
 
     @property
     def name(self) -> str:
@@ -183,6 +185,8 @@ class Case:
             limit = split(self.threads if math.prod(self.shape) > SERIAL else 1, *job)
         if self.what == IN_PLACE:
             return in_place(ours, arguments, self.threads)
+        if self.what == BFLOAT16:
+            return in_bfloat16(method, arguments, self.threads)
         contenders = {"fastloss": ours}
         # numba adds millions up in one float64, where each addition rounds.
         roundings = 20_000 if self.dtype == "float64" else 100
@@ -208,6 +212,19 @@ def in_place(ours: Call, arguments: dict[str, Any], threads: int) -> dict[str, C
     one = other.dtype.type(1)
     limit = split(threads, lambda x: np.multiply(x, one, x), other)
     return {"fastloss": replace, "out of place": ours, "limit": limit}
+
+
+def in_bfloat16(method: Call, arguments: dict[str, Any], threads: int) -> dict[str, Call]:
+    """Predictions and gradients in bfloat16, beside a copy of them."""
+    from ml_dtypes import bfloat16
+
+    pred = arguments["pred"].astype(bfloat16)
+    out = np.empty_like(pred)
+    ours = partial(method, **{**arguments, "pred": pred}, out=(None, out), num_threads=threads)
+    exact = partial(method, **{**arguments, "pred": pred.astype(np.float32)}, num_threads=threads)
+    check_equal({"float32": exact, "bfloat16": ours}, roundings=2**16)  # in one of its own
+    limit = split(threads, np.copyto, *(x.view(np.uint16) for x in (np.empty_like(pred), pred)))
+    return {"fastloss": ours, "limit": limit}
 
 
 @contextmanager
@@ -236,6 +253,7 @@ def cases(threads: int, dtype: str) -> Iterator[Case]:
         every = [
             Case(loss, shape, fixed or threads, dtype, what)
             for shape, fixed, what in of_kind + of_loss
+            if what != BFLOAT16 or dtype == "float32"
         ]
         yield from dict.fromkeys(every)  # with one thread some are the same
 

@@ -27,6 +27,7 @@ TINY["elementwise"] = TINY["pairs"] = [((7,), 1), ((2001,), None)]
 TINY["vectors"] = TINY["set"] = [((150, 8), None)]
 EXTRA = [
     ("cross_entropy", (300, 11), None, contest.IN_PLACE),
+    ("cross_entropy", (300, 11), None, contest.BFLOAT16),
     ("huber_loss", (2001,), None, contest.HESSIAN),
 ]
 
