@@ -392,8 +392,8 @@ FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
     static __attribute__((unused)) void fl_to_columns_##SUFFIX(                                    \
         T *restrict dst, const char *src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         ptrdiff_t r = 0;                                                                           \
-        FL_FEW(T, 2, dst, src, c * FL_LANES + i, i * 2 + c)                                         \
-        FL_FEW(T, 3, dst, src, c * FL_LANES + i, i * 3 + c)                                         \
+        FL_FEW(T, 2, dst, src, c * FL_LANES + i, i * 2 + c)                                        \
+        FL_FEW(T, 3, dst, src, c * FL_LANES + i, i * 3 + c)                                        \
         if (cols >= WIDE)                                                                          \
             for (; r + WIDE <= rows; r += WIDE, src += WIDE * stride)                              \
                 FL_TILES(cols, WIDE, fl_tile_to_columns_##SUFFIX##_##WIDE(                         \
@@ -409,8 +409,8 @@ FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
     static __attribute__((unused)) void fl_from_columns_##SUFFIX(                                  \
         char *dst, const T *restrict src, ptrdiff_t stride, ptrdiff_t rows, ptrdiff_t cols) {      \
         ptrdiff_t r = 0;                                                                           \
-        FL_FEW(T, 2, dst, src, i * 2 + c, c * FL_LANES + i)                                         \
-        FL_FEW(T, 3, dst, src, i * 3 + c, c * FL_LANES + i)                                         \
+        FL_FEW(T, 2, dst, src, i * 2 + c, c * FL_LANES + i)                                        \
+        FL_FEW(T, 3, dst, src, i * 3 + c, c * FL_LANES + i)                                        \
         if (cols >= WIDE)                                                                          \
             for (; r + WIDE <= rows; r += WIDE, dst += WIDE * stride)                              \
                 FL_TILES(cols, WIDE, fl_tile_from_columns_##SUFFIX##_##WIDE(                       \
