@@ -27,9 +27,10 @@ FLAGS = [
     "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
-# gcc alone: else it clears 64 numbers by `rep stos`, which takes 70 cycles to begin: in a loop,
-# and, which is for x86 alone, in an initialiser.
-GCC_FLAGS = ["-fno-tree-loop-distribute-patterns"]
+# gcc alone. The first: else it clears 64 numbers by `rep stos`, which takes 70 cycles, in a loop
+# and, which is for x86 alone, in an initialiser. The others take an eighth of the build and make
+# nothing faster: copies of functions for constants, and partial redundancies.
+GCC_FLAGS = ["-fno-tree-loop-distribute-patterns", "-fno-ipa-cp-clone", "-fno-tree-pre"]
 GCC_X86_FLAGS = ["-mmemset-strategy=vector_loop:8192:noalign,libcall:-1:noalign"]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of
 # selects, and their loops stay scalar (up to 7 times as slow). gcc 12 is up to 9 % slower without.

@@ -731,6 +731,13 @@ FL_DEFINE_SETTLE(double, f64)
         FL_MAP_WHERE(b, at_f32, at_f64, 1);                                                        \
         fl_leave(own);                                                                             \
     } while (0)
+/* Of rows and labels, whose losses are computed in double. */
+#define FL_MAP_LABELS(b, at_f64)                                                                   \
+    do {                                                                                           \
+        fl_mode own = fl_enter(1);                                                                 \
+        FL_MAP_AS(double, f64, b, at_f64, at_f64, 1);                                              \
+        fl_leave(own);                                                                             \
+    } while (0)
 /* For those that have a shorter way to the same bits where a step is moderate (fl_moderate_*). */
 #define FL_MAP_MODERATE(b, moderate_f32, moderate_f64, at_f32, at_f64)                             \
     do {                                                                                           \

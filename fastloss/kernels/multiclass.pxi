@@ -59,9 +59,9 @@ cdef inline void cross_entropy_brief_at(
 
 cdef void cross_entropy(fl_elements* b) noexcept nogil:
     if b.brief:
-        MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_brief_at)
+        MAP_LABELS(b, cross_entropy_brief_at)
     else:
-        MAP_FLUSHED(b, cross_entropy_at[float], cross_entropy_at[double])
+        MAP_LABELS(b, cross_entropy_at[double])
 
 BLOCKS["cross_entropy"] = <size_t>&cross_entropy
 
@@ -80,7 +80,7 @@ cdef inline void poly_at(
 
 cdef void poly_loss(fl_elements* b) noexcept nogil:
     add_log_sum(b)
-    MAP_FLUSHED(b, poly_at[float], poly_at[double])
+    MAP_LABELS(b, poly_at[double])
 
 BLOCKS["poly_loss"] = <size_t>&poly_loss
 
@@ -106,7 +106,7 @@ cdef inline void generalized_at(
 
 cdef void generalized_cross_entropy(fl_elements* b) noexcept nogil:
     add_log_sum(b)
-    MAP_FLUSHED(b, generalized_at[float], generalized_at[double])
+    MAP_LABELS(b, generalized_at[double])
 
 BLOCKS["generalized_cross_entropy"] = <size_t>&generalized_cross_entropy
 
@@ -126,9 +126,9 @@ cdef inline void softmax_focal_any_at(
 cdef void softmax_focal_loss(fl_elements* b) noexcept nogil:
     add_log_sum(b)
     if b.knobs[0] in (0.0, 1.0, 2.0, 3.0):
-        MAP_FLUSHED(b, softmax_focal_whole_at[float], softmax_focal_whole_at[double])
+        MAP_LABELS(b, softmax_focal_whole_at[double])
     else:
-        MAP_FLUSHED(b, softmax_focal_any_at[float], softmax_focal_any_at[double])
+        MAP_LABELS(b, softmax_focal_any_at[double])
 
 BLOCKS["softmax_focal_loss"] = <size_t>&softmax_focal_loss
 
