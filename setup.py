@@ -27,9 +27,9 @@ FLAGS = [
     "-fno-trapping-math",  # a select may compute both sides: without it there are no vector loops
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
-# gcc alone. The first: else it clears 64 numbers by `rep stos`, which takes 70 cycles, in a loop
-# and, which is for x86 alone, in an initialiser. The others take an eighth of the build and make
-# nothing faster: copies of functions for constants, and partial redundancies.
+# gcc alone. The first, and the one for x86: else it clears 64 numbers by `rep stos`, which takes 70
+# cycles to begin: in a loop, and in an initialiser. The others spare an eighth of the build: copies
+# of functions for constants and the search for partial redundancies make no kernel faster.
 GCC_FLAGS = ["-fno-tree-loop-distribute-patterns", "-fno-ipa-cp-clone", "-fno-tree-pre"]
 GCC_X86_FLAGS = ["-mmemset-strategy=vector_loop:8192:noalign,libcall:-1:noalign"]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of

@@ -378,7 +378,8 @@ FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
         for (int i = 0; i < SIDE; ++i)                                                             \
             STORE((T *)(dst + i * stride), v[i]);                                                  \
     }
-/* Rows that no tile fits and that follow each other: a loop of vectors, if N is a constant. */
+/* Rows that follow each other and are too short for a tile of floats: a loop of vectors, if N is a
+ * constant. */
 #define FL_FEW(T, N, dst, src, TO, FROM)                                                           \
     if (cols == N && stride == N * (ptrdiff_t)sizeof(T)) {                                         \
         T *restrict into = (T *)(dst);                                                             \
