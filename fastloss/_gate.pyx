@@ -188,6 +188,8 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
         else:
             c.group = max(<Py_ssize_t>1, min(<Py_ssize_t>LANES, GROUP // max(unit, 1)))
         least = RANGE // max(c.classes, 1)
+        if c.lanes:
+            least = max(least, min(<Py_ssize_t>16 * LANES, c.size // 64))
         align = c.group
     c.tiles = 0
     if c.size <= FEW and c.classes >= 2 * TILE and not (
@@ -200,13 +202,17 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
         return sizeof(fl_workspace) + 3 * unit
     if not c.stored:
         return sizeof(fl_workspace)
-    # Room for two groups of rows, of which one is written while the other is read; for a group's
-    # logits besides its exponentials.
-    if not c.lanes:
+    # Room for two groups of rows, of which one is written while the other is read; side by side,
+    # for logits beside their exponentials, or for gradients as they are streamed.
+    if c.lanes:
+        c.double_buffered = c.classes <= SHORT or c.divergence
+    else:
         unit *= c.group
-    c.double_buffered = ((c.lanes or c.order > 0 and 2 * unit <= SCRATCH)
-                         and c.divergence != FL_ANY_DIVERGENCE)
-    return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
+        c.double_buffered = c.order > 0 and 2 * unit <= SCRATCH
+    c.double_buffered = c.double_buffered and c.divergence != FL_ANY_DIVERGENCE
+    unit *= 2 if c.double_buffered else 1
+    # And for each class's last lines of gradient and Hessian, where they wait for the next rows.
+    return sizeof(fl_workspace) + unit + (128 * c.classes if c.lanes else 0)
 
 
 cdef fl_workspace* workspace(size_t size, char** memory) except NULL:

@@ -13,6 +13,14 @@
 #endif
 #include "vecmath.h"
 
+/* The outputs of a block are no inputs of it. gcc would check, and above ten pairs of pointers leave
+ * the loop scalar without a word. */
+#if defined(__clang__)
+#define FL_INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FL_INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 enum { FL_LANES = 64, FL_BLOCK = 16 * FL_LANES };
 #define FL_TINY_f32 0x1p-126f /* the smallest normal number */
 #define FL_TINY_f64 0x1p-1022
@@ -167,10 +175,10 @@ FL_INLINE __m512d fl_exps_f64(__m512d x) {
     __mmask8 some = _mm512_cmp_pd_mask(x, _mm512_set1_pd(-745.5), _CMP_NLT_UQ);
     return _mm512_maskz_fmadd_pd(some, q, t, t);
 }
-/* e = exp((z - top) / temperature), scaled; `by` is 1 / temperature, in two parts, or NULL. */
+/* e = exp((z - top) / temperature), scaled, which may take the place of z; `by` is 1 / temperature, in
+ * two parts, or NULL. */
 #define FL_DEFINE_EXPS(T, S, P)                                                                    \
-    FL_INLINE void fl_exponential_##S(T *restrict e, const T *restrict z, const T *restrict top,   \
-                                      const T *by) {                                               \
+    FL_INLINE void fl_exponential_##S(T *e, const T *z, const T *restrict top, const T *by) {      \
         T x[FL_LANES];                                                                             \
         for (int l = 0; l < FL_LANES; ++l)                                                         \
             x[l] = fl_times_##S(z[l] - top[l], by != NULL, by ? by[0] : 1, by ? by[1] : 0);        \
@@ -182,9 +190,8 @@ FL_DEFINE_EXPS(double, f64, pd)
 #else
 #define FL_BY_TABLE 0
 #define FL_DEFINE_EXPS(T, S)                                                                       \
-    FL_INLINE void fl_exponential_##S(T *restrict e, const T *restrict z, const T *restrict top,   \
-                                      const T *by) {                                               \
-        for (int l = 0; l < FL_LANES; ++l)                                                         \
+    FL_INLINE void fl_exponential_##S(T *e, const T *z, const T *restrict top, const T *by) {      \
+        FL_INDEPENDENT for (int l = 0; l < FL_LANES; ++l)                                          \
             e[l] = fl_exp_scaled_##S(                                                              \
                 fl_times_##S(z[l] - top[l], by != NULL, by ? by[0] : 1, by ? by[1] : 0));          \
     }
@@ -240,8 +247,8 @@ FL_DEFINE_EXPS(double, f64)
      * the same unit. (`lower += x < ... ? x : 0`                                                  \
      * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in   \
      * two parts, or NULL. */                                                                      \
-    FL_INLINE void fl_exponentials_##S(int split, T *restrict e, const T *restrict z,              \
-                                       ptrdiff_t steps, const T *restrict top, const T *by,        \
+    FL_INLINE void fl_exponentials_##S(int split, T *e, const T *z, ptrdiff_t steps,               \
+                                       const T *restrict top, const T *by,                         \
                                        double *restrict total, double *restrict below,             \
                                        const char *ahead) {                                        \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
@@ -506,16 +513,15 @@ FL_DEFINE_EXPS(double, f64)
     }                                                                                              \
     /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
      * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. With labels \
-     * y, the gradient of class y is that of its loss alone, -f'. */                               \
-    FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *restrict e, ptrdiff_t steps,     \
+     * y, the gradient of class y is that of its loss alone, -f'. It may take the place of e. */   \
+    FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *e, ptrdiff_t steps,              \
                                  const T *restrict y, const T *restrict first,                     \
                                  const T *restrict near, const T *restrict factor,                 \
                                  const T *restrict inverse, const T *restrict first_up,            \
                                  const T *restrict second_up, const T *restrict unscale,           \
-                                 const T *restrict one_minus, T *restrict grad,                    \
-                                 T *restrict hess) {                                               \
+                                 const T *restrict one_minus, T *grad, T *restrict hess) {         \
         for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
-            for (int l = 0; l < FL_LANES; ++l) {                                                   \
+            FL_INDEPENDENT for (int l = 0; l < FL_LANES; ++l) {                                    \
                 int k = apart ? l : 0;                                                             \
                 T up = e[l] * FL_HALFWAY_##S * inverse[k], q = up * FL_HALFWAY_##S;                \
                 T known = one_minus[k], rest = e[l] == 1 / FL_UNSCALE_##S ? known : 1 - q;         \

@@ -137,8 +137,10 @@ def test_any_neighbours(loss, neighbour, dtype):
         (fl.cross_entropy, (2300, 1001)),
         (fl.cross_entropy, (400_001, 7)),
         (fl.cross_entropy.bind(axis=1), (3, 1001, 901)),
+        (fl.cross_entropy.bind(axis=1), (1999, 35, 37)),
+        (fl.cross_entropy.bind(axis=1), (20_011, 33, 5)),
     ],
-    ids=["huber_loss", "cross_entropy", "few classes", "classes in the middle"],
+    ids=["huber_loss", "cross_entropy", "few classes", "far apart", "apart", "near"],
 )
 def test_what_is_stored_past_the_cache(loss, shape, method, half, offset, dtype, rng):
     """Outputs of more than 8 MiB, on any of a cache line's places; strided ones are not."""

@@ -1,5 +1,5 @@
 # The C side of a call (src/call.h), as the gate and the kernels see it.
-from libc.stdint cimport int64_t
+from libc.stdint cimport int64_t, uint64_t
 
 cdef enum:
     LANES = 64  # independent sums: enough to hide the latency of an add at any vector width
@@ -17,6 +17,7 @@ cdef extern from "call.h" nogil:
         FL_F64
         FL_BF16
         FL_I64
+        FL_SOON
         FL_UNALIGNED
         FL_TERMS
         FL_MEANS
@@ -177,7 +178,13 @@ cdef extern from "call.h" nogil:
     void fl_from_columns_f32(char*, const float*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_from_columns_f64(char*, const double*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_prefetch(const char*, Py_ssize_t, bint)
+    void fl_load_pieces_f32(float*, const char*, Py_ssize_t, Py_ssize_t)
+    void fl_load_pieces_f64(double*, const char*, Py_ssize_t, Py_ssize_t)
+    uint64_t fl_among(const int64_t*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
+    int fl_lowest(uint64_t)
+    void fl_prefetch_pieces(const char*, Py_ssize_t, Py_ssize_t, Py_ssize_t)
     void fl_prefetch_page(const char*, Py_ssize_t, bint)
+    void fl_stream_piece(char*, const char*, size_t, char*, bint, bint)
     void fl_stream_on(fl_seam*, char*, char*, size_t)
     void fl_close_seam(fl_seam*, const char*)
     void fl_stream_fence()

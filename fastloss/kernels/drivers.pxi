@@ -25,8 +25,13 @@ cdef inline void store(char* dst, const T* src, Py_ssize_t step, Py_ssize_t n, i
         fl_store_f64(dst, src, step, n, code, stream)
 
 
+cdef inline bint readable(const fl_operand* op, T tag) noexcept nogil:
+    # Whether its elements are of this type, as C reads them.
+    return op.code == (FL_F32 if sizeof(T) == 4 else FL_F64)
+
+
 cdef inline bint adjacent(const fl_operand* op, T tag) noexcept nogil:
-    return op.step == sizeof(T) and op.code == (FL_F32 if sizeof(T) == 4 else FL_F64)
+    return op.step == sizeof(T) and readable(op, tag)
 
 
 cdef void gather(T* dst, const fl_operand* op, Py_ssize_t at, Py_ssize_t n) noexcept nogil:
@@ -275,14 +280,15 @@ cdef inline void rows_near(const fl_operand* op, Py_ssize_t row, Py_ssize_t n, b
         fl_prefetch_page(fl_row(op, row), n * op.stride[op.ndim - 1], write)
 
 
-cdef inline void bring_near(const fl_call* c, Py_ssize_t row, Py_ssize_t n, bint grad,
+cdef inline void bring_near(const fl_call* c, Py_ssize_t row, Py_ssize_t n, bint pred, bint grad,
                             T tag) noexcept nogil:
     # What short rows side by side are read from and written to a page later, from memory. (Without,
     # 1048576 rows of 4 take 1.2 times as long.)
     cdef const fl_operand* y = &c.target
     if not c.lanes or c.ranges <= NEAR:
         return
-    rows_near(&c.pred, row, n, False, tag)
+    if pred:
+        rows_near(&c.pred, row, n, False, tag)
     if grad:
         rows_near(&c.grad, row, n, True, tag)
     rows_near(&c.hess, row, n, True, tag)

@@ -297,8 +297,8 @@ cdef void score_row(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, Py_ssize_t
 
 
 cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) noexcept nogil:
-    cdef T* e = <T*>s.e
-    cdef T* z = e + c.unit
+    cdef T* e = <T*>ws.loss
+    cdef T* z = <T*>s.e
     cdef T* top = <T*>ws.top
     cdef T* at = <T*>ws.near
     cdef T* label = <T*>ws.factor
@@ -470,7 +470,7 @@ cdef void scores(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept
     for at from begin <= at < end by LANES:
         s.row = at
         s.n = min(<Py_ssize_t>LANES, end - at)
-        bring_near(c, at, s.n, False, tag)
+        bring_near(c, at, s.n, True, False, tag)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
             score_lanes(c, ws, &s, &f, tag)

@@ -108,7 +108,7 @@ cdef void write_terms(fl_call* c, const fl_operand* op, const T* x, Py_ssize_t r
                       Py_ssize_t step, Py_ssize_t steps) noexcept nogil:
     cdef Py_ssize_t col = step * LANES
     if c.lanes:
-        store_lanes(op, x, row, n, step, steps, False)
+        store_lanes(c, op, x, row, n, step, steps, NULL)
     else:
         store(fl_row(op, row) + col * op.step, x, op.step, min(steps * LANES, c.classes - col),
               op.code, c.stream)
@@ -423,7 +423,7 @@ cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
         a[j] = 1
     for at from begin <= at < end by LANES:
         n = min(<Py_ssize_t>LANES, end - at)
-        bring_near(c, at, n, True, tag)
+        bring_near(c, at, n, True, True, tag)
         row_weights(s.w, s.y, c, at, n, tag)
         if single:
             single_terms(c, ws, &b, at, n, &s, tag)
