@@ -30,6 +30,7 @@ class Job:
         domain: tuple[float, float, bool, bool] | None = ...,
         ignore_index: int | None = ...,
         soft: bool = ...,
+        softmax: bool = ...,
         across: bool = ...,
         temperature: float = ...,
         z_loss: float = ...,

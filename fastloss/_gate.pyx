@@ -127,6 +127,7 @@ cdef enum:
     SCRATCH = 1 << 19  # bytes a thread may use for the exponentials of its rows
     ACROSS = 1 << 22  # of rows whose neighbour in memory is another row: strided reads cost more
     SHORT = 96  # classes: to here rows side by side are faster than one after the other
+    SHORT_SOFTMAX = 192  # and in this case
     GROUP = 1 << 16  # bytes of exponentials at a time: rows of a group stay in the L2 cache
     FEW = 16  # rows: so many, and fewer, of very many classes are shared by the threads
     HOLD_GIL = 4096  # elements: below, giving the GIL away costs more than the work
@@ -167,14 +168,17 @@ OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess",
 NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0, "softcap": math.inf}
 
 
-cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
+cdef size_t plan(fl_call* c, bint wide, bint softmax, bint across) noexcept nogil:
     # Cuts the call into ranges; returns the bytes a thread needs to work in. Rows are taken side by
     # side (`lanes`) if they are short or, within the scratch, if a row's neighbour in memory is
     # another row (`across`).
     cdef Py_ssize_t item = 8 if wide else 4, unit = 0, steps, least = RANGE, align = BLOCK
+    # By a third, where the work fits the L1 cache: a softmax that is not kept beside its logits.
+    cdef bint small = softmax and c.divergence != FL_KULLBACK_LEIBLER and not (c.soft and wide)
+    cdef bint short = c.classes <= (SHORT_SOFTMAX if small else SHORT)
     if c.classes >= 0:
         c.unit = c.classes * LANES
-        c.lanes = c.classes <= SHORT or (across and c.unit * item <= ACROSS)
+        c.lanes = short or (across and c.unit * item <= ACROSS)
         if not c.lanes:  # a row's exponentials, and the maximum of each block of them
             steps = (c.classes + LANES - 1) // LANES
             c.unit = steps * LANES + (steps // STEPS // LANES + 1) * LANES
@@ -205,14 +209,17 @@ cdef size_t plan(fl_call* c, bint wide, bint across) noexcept nogil:
     # Room for two groups of rows, of which one is written while the other is read; side by side,
     # for logits beside their exponentials, or for gradients as they are streamed.
     if c.lanes:
-        c.double_buffered = c.classes <= SHORT or c.divergence
+        c.double_buffered = short or c.divergence
     else:
         unit *= c.group
         c.double_buffered = c.order > 0 and 2 * unit <= SCRATCH
     c.double_buffered = c.double_buffered and c.divergence != FL_ANY_DIVERGENCE
-    unit *= 2 if c.double_buffered else 1
-    # And for each class's last lines of gradient and Hessian, where they wait for the next rows.
-    return sizeof(fl_workspace) + unit + (128 * c.classes if c.lanes else 0)
+    if not c.lanes:
+        return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
+    # With Hessians for those too, and a line between; and for each class's last lines of gradient
+    # and Hessian, where they wait for the next rows.
+    unit *= 1 + c.double_buffered * max(c.order, 1)
+    return sizeof(fl_workspace) + unit + 64 + 128 * c.classes
 
 
 cdef fl_workspace* workspace(size_t size, char** memory) except NULL:
@@ -265,9 +272,9 @@ cdef class Job:
 
     def __init__(self, *, bint wide, int order, size_t block, tuple knobs, Py_ssize_t size,
                  Py_ssize_t classes=-1, double extra_value=1, double smoothing=0, domain=None,
-                 ignore_index=None, bint soft=False, bint across=False, double temperature=1,
-                 double z_loss=0, double softcap=0, int divergence=0, bint target_logits=False,
-                 bint lists=False, bint silent=False):
+                 ignore_index=None, bint soft=False, bint softmax=False, bint across=False,
+                 double temperature=1, double z_loss=0, double softcap=0, int divergence=0,
+                 bint target_logits=False, bint lists=False, bint silent=False):
         cdef fl_call* c = &self.call
         cdef Py_ssize_t i
         memset(c, 0, sizeof(fl_call))
@@ -296,7 +303,7 @@ cdef class Job:
         if ignore_index is not None:
             c.has_ignored = True
             c.ignored = ignore_index
-        self.scratch = plan(c, wide, across)
+        self.scratch = plan(c, wide, softmax, across)
         self.ranges_of_rows = c.ranges
         i = max(c.ranges, c.size * c.tiles)
         self.partial = cnp.PyArray_ZEROS(1, <cnp.npy_intp*>&i, cnp.NPY_DOUBLE, 0)
@@ -744,7 +751,7 @@ cdef class Gate:
             if ignore_index is not None:
                 c.has_ignored = True
                 c.ignored = ignore_index
-        scratch = plan(&c, wide, False)
+        scratch = plan(&c, wide, driver == DRIVERS.rows[wide], False)
         if c.ranges > NEAR or c.tiles:
             return None
         if of_rows:

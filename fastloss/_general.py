@@ -950,6 +950,7 @@ class Rows(_Pickles, RowsGate):
             domain=(domain.low, domain.high, domain.ends_only, domain.open) if bounded else None,
             ignore_index=ignore_index,
             soft=soft,
+            softmax=self.driver == "rows",
             across=across,
             temperature=given.get("temperature", 1.0),
             z_loss=given.get("z_loss", 0.0),

@@ -252,6 +252,7 @@ class _ScoreCall(Call):
             size=math.prod(self.shape),
             classes=self.classes,
             ignore_index=ignore_index,
+            softmax=True,
             across=0 < min(near, default=0) < abs(self.pred.strides[self.axis]),
             topk=topk,
         )

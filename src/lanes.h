@@ -513,13 +513,13 @@ FL_DEFINE_EXPS(double, f64)
     }                                                                                              \
     /* Of a loss f(d): f' q, and q (f' (1 - q) + f'' q) with q = e / S; 1 - q of the greatest is   \
      * given, since it would cancel. The factors are of a lane, or (`apart` 0) of all. With labels \
-     * y, the gradient of class y is that of its loss alone, -f'. It may take the place of e. */   \
+     * y, the gradient of class y is that of its loss alone, -f'. One may take the place of e. */  \
     FL_INLINE void fl_scaled_##S(int apart, int hessian, const T *e, ptrdiff_t steps,              \
                                  const T *restrict y, const T *restrict first,                     \
                                  const T *restrict near, const T *restrict factor,                 \
                                  const T *restrict inverse, const T *restrict first_up,            \
                                  const T *restrict second_up, const T *restrict unscale,           \
-                                 const T *restrict one_minus, T *grad, T *restrict hess) {         \
+                                 const T *restrict one_minus, T *grad, T *hess) {                  \
         for (ptrdiff_t i = 0; i < steps; ++i, e += FL_LANES, grad += FL_LANES, hess += FL_LANES)   \
             FL_INDEPENDENT for (int l = 0; l < FL_LANES; ++l) {                                    \
                 int k = apart ? l : 0;                                                             \

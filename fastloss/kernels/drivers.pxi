@@ -280,21 +280,21 @@ cdef inline void rows_near(const fl_operand* op, Py_ssize_t row, Py_ssize_t n, b
         fl_prefetch_page(fl_row(op, row), n * op.stride[op.ndim - 1], write)
 
 
-cdef inline void bring_near(const fl_call* c, Py_ssize_t row, Py_ssize_t n, bint pred, bint grad,
-                            T tag) noexcept nogil:
+cdef inline void bring_near(const fl_call* c, Py_ssize_t row, Py_ssize_t n, bint reads,
+                            bint writes, T tag) noexcept nogil:
     # What short rows side by side are read from and written to a page later, from memory. (Without,
     # 1048576 rows of 4 take 1.2 times as long.)
     cdef const fl_operand* y = &c.target
     if not c.lanes or c.ranges <= NEAR:
         return
-    if pred:
+    if reads:
         rows_near(&c.pred, row, n, False, tag)
-    if grad:
-        rows_near(&c.grad, row, n, True, tag)
-    rows_near(&c.hess, row, n, True, tag)
-    if c.soft:
+    if reads and c.soft:
         rows_near(y, row, n, False, tag)
-    else:
+    if writes:
+        rows_near(&c.grad, row, n, True, tag)
+        rows_near(&c.hess, row, n, True, tag)
+    if not c.soft:
         fl_prefetch_page(fl_row(y, row // y.cols) + row % y.cols * y.step, n * y.step, False)
 
 

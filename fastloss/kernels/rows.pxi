@@ -442,14 +442,13 @@ cdef inline void add_exactly(const T* x, Py_ssize_t steps, double* total) noexce
 
 
 cdef inline void spread_out(bint hessian, const T* p, Py_ssize_t steps, fl_workspace* ws, T slope,
-                            T* g) noexcept nogil:
+                            T* g, T* h) noexcept nogil:
     if T is float:
         fl_spread_f32(hessian, p, steps, <float*>ws.factor, <float*>ws.first_up,
-                      <float*>ws.second_up, <float*>ws.one_minus, <float*>ws.scale, slope, g,
-                      <float*>ws.hess)
+                      <float*>ws.second_up, <float*>ws.one_minus, <float*>ws.scale, slope, g, h)
     else:
         fl_spread_f64(hessian, p, steps, ws.factor, ws.first_up, ws.second_up, ws.one_minus,
-                      ws.scale, slope, g, ws.hess)
+                      ws.scale, slope, g, h)
 
 
 cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* top,
@@ -461,33 +460,43 @@ cdef inline void distances(const T* z, const T* u, Py_ssize_t steps, const T* to
 
 
 cdef inline void scaled(bint apart, bint hessian, const T* e, Py_ssize_t steps, const T* y,
-                        fl_workspace* ws, T* grad) noexcept nogil:
+                        fl_workspace* ws, T* grad, T* hess) noexcept nogil:
     if T is float:
         fl_scaled_f32(apart, hessian, e, steps, y, <float*>ws.first, <float*>ws.near,
                       <float*>ws.factor, <float*>ws.inverse, <float*>ws.first_up,
-                      <float*>ws.second_up, <float*>ws.unscale, <float*>ws.one_minus, grad,
-                      <float*>ws.hess)
+                      <float*>ws.second_up, <float*>ws.unscale, <float*>ws.one_minus, grad, hess)
     else:
         fl_scaled_f64(apart, hessian, e, steps, y, ws.first, ws.near, ws.factor, ws.inverse,
-                      ws.first_up, ws.second_up, ws.unscale, ws.one_minus, grad, ws.hess)
+                      ws.first_up, ws.second_up, ws.unscale, ws.one_minus, grad, hess)
+
+
+cdef inline bint one_stretch(const fl_call* c, const fl_operand* op, T tag) noexcept nogil:
+    # Whether rows follow each other in memory.
+    return (op.data != NULL and adjacent(op, tag) and op.ndim == 1
+            and op.stride[0] == c.classes * <Py_ssize_t>sizeof(T))
+
+
+cdef inline void part_near(const fl_call* c, const fl_operand* op, Py_ssize_t row,
+                           Py_ssize_t begin, Py_ssize_t end, T tag) noexcept nogil:
+    cdef Py_ssize_t last = op.shape[op.ndim - 1], stride = op.stride[op.ndim - 1]
+    if stride < op.step:
+        fl_prefetch_pieces(fl_row(op, row) + begin * op.step,
+                           stride * min(<Py_ssize_t>LANES, last - row % last), op.step, end - begin)
+    elif one_stretch(c, op, tag):
+        fl_prefetch_pieces(fl_row(op, row) + begin * LANES * sizeof(T),
+                           (end - begin) * LANES * sizeof(T), 0, 1)
 
 
 cdef inline void next_near(const fl_call* c, const Rows* s, Py_ssize_t begin, Py_ssize_t end,
                            T tag) noexcept nogil:
     # While rows side by side are computed, these classes' part of the next is brought near: so the
     # memory works meanwhile. (1000 classes apart take 25 instead of 33 ms.)
-    cdef const fl_operand* op = &c.pred
-    cdef Py_ssize_t row = s.row + LANES, last, stride
-    if c.ranges <= NEAR or op.ndim == 0 or row % c.range == 0 or row >= c.size:
+    cdef Py_ssize_t row = s.row + LANES
+    if c.classes <= STEPS or c.ranges <= NEAR or row % c.range == 0 or row >= c.size:
         return
-    last = op.shape[op.ndim - 1]
-    stride = op.stride[op.ndim - 1]
-    if stride < op.step:
-        fl_prefetch_pieces(fl_row(op, row) + begin * op.step,
-                           stride * min(<Py_ssize_t>LANES, last - row % last), op.step, end - begin)
-    elif adjacent(op, tag) and stride == c.classes * <Py_ssize_t>sizeof(T):
-        fl_prefetch_pieces(fl_row(op, row) + begin * LANES * sizeof(T),
-                           (end - begin) * LANES * sizeof(T), 0, 1)
+    part_near(c, &c.pred, row, begin, end, tag)
+    if c.soft:
+        part_near(c, &c.target, row, begin, end, tag)
 
 
 cdef inline T* beside(const fl_call* c, const Rows* s, T tag) noexcept nogil:
@@ -536,8 +545,7 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
         if soft:
             target_mass(c, ws, s, 0, n, step, steps, True, u)
             distances(z, u, steps, top, ws.dot, ws.mass, NULL)
-        if c.classes > STEPS:
-            next_near(c, s, step, step + (steps // 2 if c.order else steps), tag)
+        next_near(c, s, step, step + (steps // 2 if c.order else steps), tag)
         exponentials(split, e + step * LANES, z, steps, top, by, ws.total, ws.below, NULL)
     for i in range(n):
         s.sum[i] = ws.total[i] * unscale
@@ -976,14 +984,15 @@ cdef inline void factors(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t
 
 cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssize_t j,
                              Py_ssize_t n, Py_ssize_t step, Py_ssize_t steps, const T* e,
-                             T* grad) noexcept nogil:
-    # Gradients and (into the workspace) Hessians of a block, but for the labels' own.
+                             T* grad, T* hess) noexcept nogil:
+    # Gradients and Hessians of a block, but for the labels' own.
     cdef T* u = <T*>ws.target
     cdef T* scale = <T*>ws.scale
     cdef Py_ssize_t lane
     if c.divergence == FL_ANY_DIVERGENCE:
         diverged(c, ws, s, j, n, step, steps, c.order, <const T*>NULL, <const T*>NULL)
-        spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad)
+        spread_out(c.order == 2, <const T*>ws.weight, steps, ws, <T>(1 / c.temperature), grad,
+                   hess)
         return
     if c.order == 1 and c.soft and not (
             c.lanes or c.spread or c.target_logits or c.extra.data) and adjacent(&c.target, <T>0):
@@ -992,13 +1001,13 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
         return
     if c.lanes:
         if c.order == 2:
-            scaled(True, True, e, steps, <const T*>NULL, ws, grad)
+            scaled(True, True, e, steps, <const T*>NULL, ws, grad, hess)
         else:
-            scaled(True, False, e, steps, <const T*>NULL, ws, grad)
+            scaled(True, False, e, steps, <const T*>NULL, ws, grad, hess)
     elif c.order == 2:
-        scaled(False, True, e, steps, <const T*>NULL, ws, grad)
+        scaled(False, True, e, steps, <const T*>NULL, ws, grad, hess)
     else:
-        scaled(False, False, e, steps, <const T*>NULL, ws, grad)
+        scaled(False, False, e, steps, <const T*>NULL, ws, grad, hess)
     if c.soft or c.spread:
         target_mass(c, ws, s, j, n, step, steps, False, u)
         for lane in range(n, LANES):
@@ -1007,9 +1016,24 @@ cdef inline void write_block(fl_call* c, fl_workspace* ws, const Rows* s, Py_ssi
 
 
 cdef inline bint stretched(const fl_call* c, T tag) noexcept nogil:
-    # Whether the gradients of rows side by side are one stretch of memory, to be streamed.
-    return (c.stream and c.lanes and c.double_buffered and c.order == 1 and adjacent(&c.grad, tag)
-            and c.grad.ndim == 1 and c.grad.stride[0] == c.classes * <Py_ssize_t>sizeof(T))
+    # Whether the derivatives of rows side by side are each one stretch of memory, to be streamed.
+    return (c.stream and c.lanes and c.double_buffered and one_stretch(c, &c.grad, tag)
+            and (c.order == 1 or one_stretch(c, &c.hess, tag)))
+
+
+cdef inline void stream_lanes(const fl_call* c, const fl_operand* op, fl_seam* seam, const T* src,
+                              const Rows* s, T* block) noexcept nogil:
+    # One of them, by way of a block.
+    if T is float:
+        fl_from_columns_f32(<char*>block, src, c.classes * sizeof(T), s.n, c.classes)
+    else:
+        fl_from_columns_f64(<char*>block, src, c.classes * sizeof(T), s.n, c.classes)
+    fl_stream_on(seam, fl_row(op, s.row), <char*>block, s.n * c.classes * sizeof(T))
+
+
+cdef inline T* third(const fl_call* c, void* first, T tag) noexcept nogil:
+    # With Hessians there is room for a third matrix of a group's, and for a line before it.
+    return <T*>first + 2 * c.unit + 64 // sizeof(T)
 
 
 cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogil:
@@ -1018,14 +1042,20 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
     cdef T* hess = <T*>ws.hess
     cdef T* first = <T*>ws.first
     cdef T* second = <T*>ws.second
-    cdef char* lines = <char*>(<T*>s.e + c.unit * (2 if c.double_buffered else 1))
+    cdef char* lines = <char*>(<T*>s.e + c.unit * (1 + c.double_buffered * c.order)) + 64
     cdef Py_ssize_t step, steps, at, span = STEPS, cols, i, k, lane
     cdef T[LANES] labels
     cdef bint all_at_once = (c.classes <= STEPS and c.order == 1
                              and not (c.soft or c.spread or c.divergence))
-    if c.order == 1 and c.divergence != FL_ANY_DIVERGENCE:  # all of it, in the place of the logits
-        grad = beside(c, s, tag)
+    cdef bint streams = stretched(c, tag)
+    cdef bint whole = streams or c.order == 1 and c.divergence != FL_ANY_DIVERGENCE
+    if whole:  # of all classes, in the place of the logits
         span = max(<Py_ssize_t>1, c.classes)
+        if c.order == 1:
+            grad = beside(c, s, tag)
+        else:
+            hess = beside(c, s, tag)
+            grad = third(c, s.e, tag)
     if c.divergence == FL_ANY_DIVERGENCE:
         write_constants(c, ws, s, 0, s.n, tag)
     else:
@@ -1034,13 +1064,12 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
         cols = min(span, c.classes - at)
         if all_at_once:
             as_lanes(labels, s.y, s.n)
-            scaled(True, False, e, cols, <const T*>labels, ws, grad)
+            scaled(True, False, e, cols, <const T*>labels, ws, grad, hess)
         for step from 0 <= step < (0 if all_at_once else cols) by STEPS:
             steps = min(<Py_ssize_t>STEPS, cols - step)
-            if c.classes > STEPS:
-                next_near(c, s, at + step + steps // 2, at + step + steps, tag)
+            next_near(c, s, at + step + steps // 2, at + step + steps, tag)
             write_block(c, ws, s, 0, s.n, at + step, steps, e + (at + step) * LANES,
-                        grad + step * LANES)
+                        grad + step * LANES, hess + step * LANES if whole else hess)
         for lane in range(0 if c.soft or c.spread or all_at_once else s.n):
             k = s.y[lane] - at
             if 0 <= k < cols:
@@ -1056,14 +1085,12 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
                     grad[i * LANES + lane] = 0
                 for i in range(cols if c.order == 2 else 0):
                     hess[i * LANES + lane] = 0
-        if stretched(c, tag):
-            if T is float:  # the exponentials are done with
-                fl_from_columns_f32(<char*>s.e, grad, cols * sizeof(T), s.n, cols)
-            else:
-                fl_from_columns_f64(<char*>s.e, grad, cols * sizeof(T), s.n, cols)
-            fl_stream_on(&ws.seams[0], fl_row(&c.grad, s.row), <char*>s.e,
-                         s.n * cols * sizeof(T))
-        elif c.grad.data:
+        if streams:  # the exponentials are done with, then the gradients
+            stream_lanes(c, &c.grad, &ws.seams[0], grad, s, <T*>s.e)
+            if c.order == 2:
+                stream_lanes(c, &c.hess, &ws.seams[1], hess, s, grad)
+            continue
+        if c.grad.data:
             store_lanes(c, &c.grad, grad, s.row, s.n, at, cols, lines)
         if c.hess.data:
             store_lanes(c, &c.hess, hess, s.row, s.n, at, cols, lines + 64 * c.classes)
@@ -1081,10 +1108,10 @@ cdef inline void write_out(fl_call* c, const fl_operand* op, fl_seam* seam, Py_s
         store(dst, block, op.step, cols, op.code, c.stream)
 
 
-cdef inline void stream_end(fl_call* c, fl_workspace* ws) noexcept nogil:
+cdef inline void stream_end(fl_call* c, fl_workspace* ws, T tag) noexcept nogil:
     if c.stream:
         fl_close_seam(&ws.seams[0], <char*>(ws + 1) if c.lanes else <char*>ws.grad)
-        fl_close_seam(&ws.seams[1], <char*>ws.hess)
+        fl_close_seam(&ws.seams[1], <char*>third(c, ws + 1, tag) if c.lanes else <char*>ws.hess)
         fl_stream_fence()
 
 
@@ -1114,7 +1141,7 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
         memset(hess, 0, sizeof(T) * BLOCK)
     elif c.divergence == FL_ANY_DIVERGENCE:
         write_constants(c, ws, s, j, 1, tag)
-        write_block(c, ws, s, j, 1, step, steps, <const T*>NULL, grad)
+        write_block(c, ws, s, j, 1, step, steps, <const T*>NULL, grad, hess)
     else:
         if c.stored:
             e = <const T*>s.e + j * c.unit
@@ -1131,7 +1158,7 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
                          NULL)
             e = <const T*>ws.loss
         factors(c, ws, s, j, 1, share, tag)
-        write_block(c, ws, s, j, 1, step, steps, e, grad)
+        write_block(c, ws, s, j, 1, step, steps, e, grad, hess)
         if not c.soft and not c.spread and 0 <= k < cols:
             grad[k] = 0 - (<T*>ws.first)[0]
             hess[k] = (<T*>ws.second)[0]
@@ -1205,7 +1232,7 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
         while write_next(c, ws, s, tag):
             pass
     fl_leave(own)
-    stream_end(c, ws)
+    stream_end(c, ws, tag)
     c.partial[index] = value(&partial)
 
 
@@ -1294,4 +1321,4 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
     while (c.grad.data != NULL or c.hess.data != NULL) and write_next(&own, ws, &s, tag):
         pass
     fl_leave(mode)
-    stream_end(c, ws)
+    stream_end(c, ws, tag)
