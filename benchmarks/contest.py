@@ -46,10 +46,14 @@ SHAPES: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
     "set": [((4096, 128), None)],
 }
 HESSIAN, IN_PLACE, BFLOAT16 = "grad + Hessian", "in place", "bfloat16"
+MIDDLE = "axis=1"  # the classes in the middle, as of images
 # (loss, shape, threads, what): what issues name beyond the shapes of a kind.
 EXTRA: list[tuple[str, tuple[int, ...], int | None, str]] = [
     ("cross_entropy", (1024, 50257), None, IN_PLACE),
     ("cross_entropy", (1024, 50257), None, BFLOAT16),
+    ("cross_entropy", (32768, 1000), None, MIDDLE),
+    ("cross_entropy", (327680, 100), None, MIDDLE),
+    ("cross_entropy", (1572864, 21), None, MIDDLE),
     ("cross_entropy", (1_000_000, 10), 1, ""),
     ("cross_entropy", (1048576, 4), 1, ""),
     ("huber_loss", (1,), 1, ""),
@@ -66,6 +70,9 @@ FLOAT32: dict[tuple[str, int], dict[str, float]] = {
     ("cross_entropy 1024 x 50257 in place", 2): {"limit": 1.5, "out of place": 1.15},
     ("cross_entropy 1024 x 50257 bfloat16", 2): {"limit": 2},
     ("cross_entropy 32768 x 1000", 2): {"limit": 1.1},
+    ("cross_entropy 32768 x 1000 axis=1", 2): {"contiguous": 0.67},
+    ("cross_entropy 327680 x 100 axis=1", 2): {"contiguous": 0.67},
+    ("cross_entropy 1572864 x 21 axis=1", 2): {"contiguous": 0.67},
     ("cross_entropy 8192 x 1000", 2): {"PyTorch": 4},
     ("cross_entropy 1048576 x 4", 1): {"PyTorch": 12},
     ("cross_entropy 65536 x 10", 1): {"PyTorch": 20, "NumPy": 6},
@@ -81,6 +88,9 @@ FLOAT32: dict[tuple[str, int], dict[str, float]] = {
 FLOAT64: dict[tuple[str, int], dict[str, float]] = {
     ("cross_entropy 1024 x 50257", 2): {"limit": 1.2},
     ("cross_entropy 32768 x 1000", 2): {"limit": 1.3},
+    ("cross_entropy 32768 x 1000 axis=1", 2): {"contiguous": 0.67},
+    ("cross_entropy 327680 x 100 axis=1", 2): {"contiguous": 0.67},
+    ("cross_entropy 1572864 x 21 axis=1", 2): {"contiguous": 0.67},
     ("cross_entropy 1048576 x 4", 1): {"PyTorch": 8},
     ("cross_entropy 65536 x 10", 1): {"PyTorch": 12},
     ("cross_entropy 1000000 x 10", 1): {"scikit-learn": 6},
@@ -104,7 +114,7 @@ class Case:
     shape: tuple[int, ...]
     threads: int
     dtype: str = "float32"
-    what: str = ""  # not loss + gradient into `out`, but HESSIAN, IN_PLACE or BFLOAT16
+    what: str = ""  # not loss + gradient into `out`, but one of those above
 
     @property
     def name(self) -> str:
@@ -187,6 +197,8 @@ class Case:
             return in_place(ours, arguments, self.threads)
         if self.what == BFLOAT16:
             return in_bfloat16(method, arguments, self.threads)
+        if self.what == MIDDLE:
+            return in_the_middle(ours, outs[0], arguments, self.threads)
         contenders = {"fastloss": ours}
         # numba adds millions up in one float64, where each addition rounds.
         roundings = 20_000 if self.dtype == "float64" else 100
@@ -225,6 +237,24 @@ def in_bfloat16(method: Call, arguments: dict[str, Any], threads: int) -> dict[s
     check_equal({"float32": exact, "bfloat16": ours}, roundings=2**16)  # in one of its own
     limit = split(threads, np.copyto, *(x.view(np.uint16) for x in (np.empty_like(pred), pred)))
     return {"fastloss": ours, "limit": limit}
+
+
+def in_the_middle(
+    ours: Call, grad: Array, arguments: dict[str, Any], threads: int
+) -> dict[str, Call]:
+    """Classes in the middle of planes, beside `ours` of contiguous rows, with gradient `grad`."""
+    pred, target = arguments["pred"], arguments["target"]
+    plane = math.gcd(len(pred), 1024)
+    apart = pred.reshape(-1, plane, pred.shape[1]).swapaxes(1, 2).copy()
+    out = np.empty_like(apart)
+    middle = partial(ours, apart, target.reshape(-1, plane), axis=1, out=(None, out))
+    middle.keywords.pop("pred")
+    middle.keywords.pop("target")
+    rows = out.swapaxes(1, 2)
+    check_equal(
+        {"contiguous": ours, "fastloss": lambda: (middle()[0], rows.reshape(pred.shape))}, grad
+    )
+    return {"fastloss": middle, "contiguous": ours, "limit": split(threads, np.copyto, out, apart)}
 
 
 @contextmanager

@@ -114,7 +114,8 @@ def main(argv: list[str]) -> int:
     from .boosters import BOOSTERS, rounds
     from .rivals import RIVALS  # the packages of the others are imported here, not for --help
 
-    columns = [who for who in (*RIVALS, "out of place", *BOOSTERS) if re.search(args.rivals, who)]
+    others = (*RIVALS, "out of place", "contiguous", *BOOSTERS)
+    columns = [who for who in others if re.search(args.rivals, who)]
     head: dict[str, Any] = {
         "machine": machine(
             *("torch", "scikit-learn", "jax", "numba", "numexpr"),
