@@ -324,7 +324,7 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
         top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
     for step from 0 <= step < (c.classes if sums else 0) by STEPS:
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
-        next_near(c, s, step, step + steps, tag)
+        next_near(c, s, step, steps, False, tag)
         exponentials(all_classes, e, z + step * LANES, steps, top, <const T*>NULL, ws.total,
                      ws.below, NULL)
         if dot:
