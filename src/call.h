@@ -269,7 +269,7 @@ static __attribute__((unused)) void fl_stream_on(fl_seam *seam, char *dst, char 
 typedef int32_t fl_line __attribute__((vector_size(64)));
 /* Streams a piece of a class's results, whole numbers of 4 bytes, the last line of which waits in `line`
  * for what follows in memory, unless it is the `last`. A line that begins before the `first` is not
- * ours. Around both `src` and `line` there are 64 bytes to read. (Plain stores of parts of lines took a
+ * ours. On both sides of `src` there are 64 bytes to read. (Plain stores of parts of lines took a
  * fifth of the time; and where a line is put together in memory, its load waits for all stores before.) */
 FL_INLINE void fl_stream_piece(char *dst, const char *src, size_t bytes, char *line, int first,
                                int last) {

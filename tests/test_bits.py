@@ -47,7 +47,7 @@ def shapes(loss):
     """
     if loss.kind == "elementwise":
         return [((300_007,), 0), ((3001, 100), 0)]
-    return [((40_003,), 7), ((2003,), 150), ((30,), 20_011), ((2,), 70_001)]
+    return [((40_003,), 7), ((2003,), 300), ((30,), 20_011), ((2,), 70_001)]
 
 
 @every_loss
@@ -117,7 +117,7 @@ def test_any_n_and_position_of_rows(loss, soft, classes, dtype):
 @every_loss
 @pytest.mark.parametrize("neighbour", [np.nan, np.inf, -1e30, 0.0])
 def test_any_neighbours(loss, neighbour, dtype):
-    for classes in (4, 100):
+    for classes in (4, 100, 300):
         pred, target = inputs(loss, (1500,), dtype, classes)
         want = results(loss, "value_grad_hess", pred, target, reduction="none")
         pred[::2] = neighbour
@@ -136,17 +136,19 @@ def test_any_neighbours(loss, neighbour, dtype):
         (fl.huber_loss, (2_500_001,)),
         (fl.cross_entropy, (2300, 1001)),
         (fl.cross_entropy, (400_001, 7)),
+        (fl.kl_div_with_logits, (30_011, 90)),
         (fl.cross_entropy.bind(axis=1), (3, 1001, 901)),
         (fl.cross_entropy.bind(axis=1), (1999, 35, 37)),
         (fl.cross_entropy.bind(axis=1), (20_011, 33, 5)),
     ],
-    ids=["huber_loss", "cross_entropy", "few classes", "far apart", "apart", "near"],
+    ids=["huber_loss", "cross_entropy", "few classes", "divergence", "far apart", "apart", "near"],
 )
 def test_what_is_stored_past_the_cache(loss, shape, method, half, offset, dtype, rng):
     """Outputs of more than 8 MiB, on any of a cache line's places; strided ones are not."""
     pred = rng.standard_normal(shape, dtype)
     of_rows = loss.kind == "rows"
     target = rng.integers(shape[1], size=shape[:1] + shape[2:]) if of_rows else pred[::-1].copy()
+    target = target if loss.domain.labels or not of_rows else rng.random(shape, dtype)
     n = METHODS[method].count("g") + METHODS[method].count("h")
     into = np.float16 if half else dtype
     memory = np.full((n, pred.size + 64), 7, into)

@@ -45,7 +45,7 @@ def put(array, index, nan):
 
 @every_loss
 @every_nan
-@pytest.mark.parametrize("classes", [3, 100])
+@pytest.mark.parametrize("classes", [3, 100, 300])
 def test_a_nan_prediction_is_nan_in_its_sample_alone(loss, nan, classes):
     pred, target = inputs(loss, (70,), nan.dtype, classes)
     clean = loss.value_grad_hess(pred, target, reduction="none")
@@ -74,7 +74,7 @@ def test_a_nan_target_is_not_out_of_domain(loss, nan):
 
 
 @every_nan
-@pytest.mark.parametrize("classes", [3, 100])
+@pytest.mark.parametrize("classes", [3, 100, 300])
 def test_a_nan_probability_is_nan_in_its_row(nan, classes):
     pred, soft = inputs(fl.cross_entropy, (70,), nan.dtype, classes, soft=True)
     put(soft, (41, 1), nan)
