@@ -28,9 +28,13 @@ FLAGS = [
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
 # gcc alone. The first, and the one for x86: else it clears 64 numbers by `rep stos`, which takes 70
-# cycles to begin: in a loop, and in an initialiser. The others spare an eighth of the build: copies
-# of functions for constants and the search for partial redundancies make no kernel faster.
-GCC_FLAGS = ["-fno-tree-loop-distribute-patterns", "-fno-ipa-cp-clone", "-fno-tree-pre"]
+# cycles to begin: in a loop, and in an initialiser. The others spare a quarter of the build: copies
+# of functions for constants, the search for partial redundancies, for loads after registers are
+# given, and the order of what processors order themselves make no kernel faster.
+GCC_FLAGS = [
+    *("-fno-tree-loop-distribute-patterns", "-fno-ipa-cp-clone", "-fno-tree-pre"),
+    *("-fno-gcse-after-reload", "-fno-schedule-insns2"),
+]
 GCC_X86_FLAGS = ["-mmemset-strategy=vector_loop:8192:noalign,libcall:-1:noalign"]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of
 # selects, and their loops stay scalar (up to 7 times as slow). gcc 12 is up to 9 % slower without.
