@@ -667,16 +667,13 @@ FL_DEFINE_BEGIN(double, f64)
         if (b->to[2])                                                                              \
             fl_store_step(b->to[2], (char *)b->hess, at, bytes, b->stream, first, last);           \
     }                                                                                              \
-    /* Whole lanes from element e on; streamed whole lines, the first of them begun before. */     \
-    FL_INLINE void fl_store_lanes_##S(char *to, const T *from, ptrdiff_t e, int stream) {          \
+    /* FL_LANES results, from element e on, past the cache, in whole lines. */                     \
+    FL_INLINE void fl_stream_lanes_##S(char *to, const T *from, ptrdiff_t e) {                     \
         char *dst = to + e * (ptrdiff_t)sizeof(T);                                                 \
         const char *src = (const char *)(from + e);                                                \
-        size_t off = stream ? (uintptr_t)dst & 63 : 0;                                             \
-        for (size_t k = 0; k < FL_LANES * sizeof(T); k += 64) /* gcc would call memcpy of all */   \
-            if (stream)                                                                            \
-                fl_stream_line(dst - off + k, src - off + k);                                      \
-            else                                                                                   \
-                memcpy(dst + k, src + k, 64);                                                      \
+        ptrdiff_t off = (ptrdiff_t)((uintptr_t)dst & 63);                                          \
+        FL_ROLLED for (ptrdiff_t k = -off; k < FL_LANES * (ptrdiff_t)sizeof(T) - off; k += 64)     \
+            fl_stream_line(dst + k, src + k);                                                      \
     }                                                                                              \
     /* n elements, with zeros to the end of the lanes. */                                          \
     static __attribute__((noinline, unused)) const T *fl_padded_##S(T *step, const T *x,           \
@@ -686,6 +683,52 @@ FL_DEFINE_BEGIN(double, f64)
     }
 FL_DEFINE_SETTLE(float, f32)
 FL_DEFINE_SETTLE(double, f64)
+
+/* Where the loop of a slow loss is: at n elements, the first of them element e. What they all do is one
+ * function: in each of their loops it was a quarter of the modules and a third of the build. */
+#define FL_DEFINE_ADVANCE(T, S)                                                                    \
+    typedef struct {                                                                               \
+        const T *z, *y, *a;                                                                        \
+        T *grad, *hess;                                                                            \
+        ptrdiff_t e, n;                                                                            \
+        int moderate, plain; /* plain: neither weighed nor stored in part */                       \
+        T pad[3][FL_LANES];                                                                        \
+    } fl_place_##S;                                                                                \
+    /* Finishes these; whether there are more: whole lanes, or the last elements, filled up. */    \
+    static __attribute__((noinline, unused)) int fl_advance_##S(const fl_elements *b,              \
+                                                                fl_place_##S *p, int moderately) { \
+        ptrdiff_t e = p->e, n = p->n, end = b->n;                                                  \
+        int summed = b->sum && !b->silent, begun = moderately || b->checks;                        \
+        for (ptrdiff_t i = e; summed && p->plain && i < e + n; i += FL_LANES)                      \
+            fl_add_lanes_##S(b->sum, (const T *)b->loss + i);                                      \
+        if (n && !p->plain)                                                                        \
+            fl_settle_##S(b, e, n);                                                                \
+        p->e = e += n;                                                                             \
+        n = (summed || begun) && end - e > FL_STEP ? FL_STEP : end - e;                            \
+        if (n <= 0)                                                                                \
+            return 0;                                                                              \
+        if (begun && e % FL_STEP == 0)                                                             \
+            p->moderate = fl_begin_##S(b, e, n, moderately);                                       \
+        p->z = (const T *)b->pred + e, p->y = (const T *)b->target + e;                            \
+        p->a = (const T *)b->extra + e;                                                            \
+        if (n < FL_LANES) {                                                                        \
+            p->z = fl_padded_##S(p->pad[0], p->z, n);                                              \
+            p->y = fl_padded_##S(p->pad[1], p->y, n);                                              \
+            p->a = fl_padded_##S(p->pad[2], p->a, n);                                              \
+        } else                                                                                     \
+            n -= n % FL_LANES;                                                                     \
+        p->n = n;                                                                                  \
+        end -= b->stream && b->last ? FL_LANES : 0;                                                \
+        p->plain = !b->weight && !b->to[0] && n >= FL_LANES && e + n <= end                        \
+                   && (e || !b->stream || !b->first);                                              \
+        /* To where they belong: what lies on the prediction, lies on it exactly. */               \
+        int direct = p->plain && !b->stream;                                                       \
+        p->grad = (T *)(direct && b->to[1] ? b->to[1] : b->grad) + e;                              \
+        p->hess = (T *)(direct && b->to[2] ? b->to[2] : b->hess) + e;                              \
+        return 1;                                                                                  \
+    }
+FL_DEFINE_ADVANCE(float, f32)
+FL_DEFINE_ADVANCE(double, f64)
 
 /* The one loop over a block, one for each result asked for: `at` is a loss at one point; what is not
  * stored is not computed. The last lanes are filled up, so that all are of whole vectors. The
@@ -705,7 +748,35 @@ FL_DEFINE_SETTLE(double, f64)
         if (ORDER > 1)                                                                             \
             to_hess[j] = h * scale;                                                                \
     }
-#define FL_MAP_ORDER(T, S, b, moderately, at, ORDER, SILENT, DIRECT)                               \
+#define FL_PREFETCH_LANES(T, b)                                                                    \
+    for (size_t p = 0; (b)->ahead && p < FL_LANES * sizeof(T); p += 64) {                          \
+        __builtin_prefetch((const char *)z + FL_PAGE + p, 0, 2);                                   \
+        __builtin_prefetch((const char *)y + FL_PAGE + p, 0, 2);                                   \
+    }
+#define FL_STREAM_RESULTS(S, b, ORDER, plain)                                                      \
+    if (ORDER > 0 && (plain) && (b)->stream) {                                                     \
+        if ((b)->to[1])                                                                            \
+            fl_stream_lanes_##S((b)->to[1], grad, e);                                              \
+        if (ORDER > 1 && (b)->to[2])                                                               \
+            fl_stream_lanes_##S((b)->to[2], hess, e);                                              \
+    }
+#define FL_MAP_SLOW(T, S, b, moderately, at, ORDER, SILENT)                                        \
+    while (fl_advance_##S(b, &place, &moderately != &at)) {                                        \
+        const T *z = place.z, *y = place.y, *a = place.a;                                          \
+        T *to_grad = place.grad, *to_hess = place.hess;                                            \
+        for (ptrdiff_t e = place.e, end = e + place.n; e < end;                                    \
+             e += FL_LANES, z += FL_LANES, y += FL_LANES, a += FL_LANES, to_grad += FL_LANES,      \
+                       to_hess += FL_LANES) {                                                      \
+            T l, g, h;                                                                             \
+            FL_PREFETCH_LANES(T, b)                                                                \
+            if (&moderately != &at && place.moderate)                                              \
+                FL_LOOP(moderately, ORDER, SILENT)                                                 \
+            else                                                                                   \
+                FL_LOOP(at, ORDER, SILENT)                                                         \
+            FL_STREAM_RESULTS(S, b, ORDER, place.plain)                                            \
+        }                                                                                          \
+    }
+#define FL_MAP_QUICK(T, S, b, at, ORDER)                                                           \
     int plain = !(b)->weight && !(b)->to[0];                                                       \
     ptrdiff_t begin = (b)->stream && (b)->first ? FL_LANES : 0;                                    \
     ptrdiff_t end = !plain ? 0 : (b)->stream && (b)->last ? (b)->n - FL_LANES : (b)->n;            \
@@ -713,83 +784,94 @@ FL_DEFINE_SETTLE(double, f64)
     for (ptrdiff_t i = 0, n; i < (b)->n; i += FL_STEP) {                                           \
         const T *z = (const T *)(b)->pred + i, *y = (const T *)(b)->target + i;                    \
         const T *a = (const T *)(b)->extra + i;                                                    \
-        int moderate = 0;                                                                          \
         n = (b)->n - i < FL_STEP ? (b)->n - i : FL_STEP;                                           \
-        if (&moderately != &at || (b)->checks)                                                     \
-            moderate = fl_begin_##S(b, i, n, &moderately != &at);                                  \
+        if ((b)->checks)                                                                           \
+            fl_begin_##S(b, i, n, 0);                                                              \
         for (ptrdiff_t e = i; e < i + n; e += FL_LANES, z += FL_LANES, y += FL_LANES,              \
                        a += FL_LANES) {                                                            \
             T pad[3][FL_LANES], l, g, h, *to_grad = grad + e, *to_hess = hess + e;                 \
-            int whole = begin <= e && e < end, direct = DIRECT && whole && !(b)->stream;           \
-            if (direct) { /* what lies on the prediction, lies on it exactly */                    \
+            int whole = begin <= e && e < end;                                                     \
+            if (whole && !(b)->stream) { /* where they belong, as above */                         \
                 to_grad = (b)->to[1] ? (T *)(b)->to[1] + e : to_grad;                              \
                 to_hess = (b)->to[2] ? (T *)(b)->to[2] + e : to_hess;                              \
             }                                                                                      \
-            for (size_t p = 0; (b)->ahead && p < FL_LANES * sizeof(T); p += 64) {                  \
-                __builtin_prefetch((const char *)z + FL_PAGE + p, 0, 2);                           \
-                __builtin_prefetch((const char *)y + FL_PAGE + p, 0, 2);                           \
-            }                                                                                      \
+            FL_PREFETCH_LANES(T, b)                                                                \
             if (i + n - e < FL_LANES) {                                                            \
                 z = fl_padded_##S(pad[0], z, i + n - e);                                           \
                 y = fl_padded_##S(pad[1], y, i + n - e);                                           \
                 a = fl_padded_##S(pad[2], a, i + n - e);                                           \
             }                                                                                      \
-            if (&moderately != &at && moderate)                                                    \
-                FL_LOOP(moderately, ORDER, SILENT)                                                 \
-            else                                                                                   \
-                FL_LOOP(at, ORDER, SILENT)                                                         \
+            FL_LOOP(at, ORDER, 0)                                                                  \
             if (whole) {                                                                           \
-                if (!SILENT && (b)->sum)                                                           \
+                if ((b)->sum)                                                                      \
                     fl_add_lanes_##S((b)->sum, loss + e);                                          \
-                for (int r = 1; r <= ORDER && !direct; ++r)                                        \
-                    if ((b)->to[r])                                                                \
-                        fl_store_lanes_##S((b)->to[r], r == 1 ? grad : hess, e, (b)->stream);      \
+                FL_STREAM_RESULTS(S, b, ORDER, 1)                                                  \
             } else                                                                                 \
                 fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);                  \
         }                                                                                          \
     }
-#define FL_MAP_AS(T, S, b, moderately, at, silently)                                               \
+#define FL_RESULTS(T, b)                                                                           \
+    T *restrict loss = (T *)(b)->loss, *restrict grad = (T *)(b)->grad;                            \
+    T *restrict hess = (T *)(b)->hess, scale = (T)((b)->weight ? 1 : (b)->scale);                  \
+    /* Not by memcpy: of a vector, the loops would take its elements each time. */                 \
+    const double *given = (b)->knobs, k[] = {given[0], given[1], given[2], given[3]};
+#define FL_MAP_QUICK_AS(T, S, b, at)                                                               \
     do {                                                                                           \
-        T *restrict loss = (T *)(b)->loss, *restrict grad = (T *)(b)->grad;                        \
-        T *restrict hess = (T *)(b)->hess, scale = (T)((b)->weight ? 1 : (b)->scale);              \
-        /* Not by memcpy: of a vector, the loops would take its elements each time. */             \
-        const double *given = (b)->knobs, k[] = {given[0], given[1], given[2], given[3]};          \
+        FL_RESULTS(T, b)                                                                           \
         if ((b)->order == 0) {                                                                     \
-            FL_MAP_ORDER(T, S, b, moderately, at, 0, 0, !(silently))                               \
-        } else if ((b)->order == 1 && silently && (b)->silent) {                                   \
-            FL_MAP_ORDER(T, S, b, moderately, at, 1, 1, !(silently))                               \
+            FL_MAP_QUICK(T, S, b, at, 0)                                                           \
         } else if ((b)->order == 1) {                                                              \
-            FL_MAP_ORDER(T, S, b, moderately, at, 1, 0, !(silently))                               \
-        } else if (silently && (b)->silent) {                                                      \
-            FL_MAP_ORDER(T, S, b, moderately, at, 2, 1, !(silently))                               \
+            FL_MAP_QUICK(T, S, b, at, 1)                                                           \
         } else {                                                                                   \
-            FL_MAP_ORDER(T, S, b, moderately, at, 2, 0, !(silently))                               \
+            FL_MAP_QUICK(T, S, b, at, 2)                                                           \
         }                                                                                          \
     } while (0)
-#define FL_MAP_WHERE(b, at_f32, at_f64, silently)                                                  \
+#define FL_MAP_SLOW_AS(T, S, b, moderately, at)                                                    \
+    do {                                                                                           \
+        FL_RESULTS(T, b)                                                                           \
+        fl_place_##S place;                                                                        \
+        place.e = place.n = place.moderate = place.plain = 0;                                      \
+        if ((b)->order == 0) {                                                                     \
+            FL_MAP_SLOW(T, S, b, moderately, at, 0, 0)                                             \
+        } else if ((b)->order == 1 && (b)->silent) {                                               \
+            FL_MAP_SLOW(T, S, b, moderately, at, 1, 1)                                             \
+        } else if ((b)->order == 1) {                                                              \
+            FL_MAP_SLOW(T, S, b, moderately, at, 1, 0)                                             \
+        } else if ((b)->silent) {                                                                  \
+            FL_MAP_SLOW(T, S, b, moderately, at, 2, 1)                                             \
+        } else {                                                                                   \
+            FL_MAP_SLOW(T, S, b, moderately, at, 2, 0)                                             \
+        }                                                                                          \
+    } while (0)
+#define FL_MAP(b, at_f32, at_f64)                                                                  \
     do {                                                                                           \
         if ((b)->wide)                                                                             \
-            FL_MAP_AS(double, f64, b, at_f64, at_f64, silently);                                   \
+            FL_MAP_QUICK_AS(double, f64, b, at_f64);                                               \
         else                                                                                       \
-            FL_MAP_AS(float, f32, b, at_f32, at_f32, silently);                                    \
+            FL_MAP_QUICK_AS(float, f32, b, at_f32);                                                \
     } while (0)
-#define FL_MAP(b, at_f32, at_f64) FL_MAP_WHERE(b, at_f32, at_f64, 0)
-/* Of those above, which wait for the memory, results are computed where they belong (a million mean
- * squared errors: 0.29 ms -> 0.26); of those below it costs registers, up to a quarter of the time.
- * For losses of log; where no loss is asked for they take half of the time. */
-#define FL_MAP_LOG(b, at_f32, at_f64) FL_MAP_WHERE(b, at_f32, at_f64, 1)
+/* Those above wait for the memory, and do all in their loops (a call each 64 elements took up to half
+ * as long again); those below compute. For losses of log; where no loss is asked for they take half of
+ * the time. */
+#define FL_MAP_LOG(b, at_f32, at_f64)                                                              \
+    do {                                                                                           \
+        if ((b)->wide)                                                                             \
+            FL_MAP_SLOW_AS(double, f64, b, at_f64, at_f64);                                        \
+        else                                                                                       \
+            FL_MAP_SLOW_AS(float, f32, b, at_f32, at_f32);                                         \
+    } while (0)
 /* For losses of exp; without a loss they take a third less. */
 #define FL_MAP_FLUSHED(b, at_f32, at_f64)                                                          \
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \
-        FL_MAP_WHERE(b, at_f32, at_f64, 1);                                                        \
+        FL_MAP_LOG(b, at_f32, at_f64);                                                             \
         fl_leave(own);                                                                             \
     } while (0)
 /* Of rows and labels, whose losses are computed in double. */
 #define FL_MAP_LABELS(b, at_f64)                                                                   \
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \
-        FL_MAP_AS(double, f64, b, at_f64, at_f64, 1);                                              \
+        FL_MAP_SLOW_AS(double, f64, b, at_f64, at_f64);                                            \
         fl_leave(own);                                                                             \
     } while (0)
 /* For those that have a shorter way to the same bits where a step is moderate (fl_moderate_*). */
@@ -797,9 +879,9 @@ FL_DEFINE_SETTLE(double, f64)
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \
         if ((b)->wide)                                                                             \
-            FL_MAP_AS(double, f64, b, moderate_f64, at_f64, 1);                                    \
+            FL_MAP_SLOW_AS(double, f64, b, moderate_f64, at_f64);                                  \
         else                                                                                       \
-            FL_MAP_AS(float, f32, b, moderate_f32, at_f32, 1);                                     \
+            FL_MAP_SLOW_AS(float, f32, b, moderate_f32, at_f32);                                   \
         fl_leave(own);                                                                             \
     } while (0)
 

@@ -29,11 +29,11 @@ def status(field):
 
 def growth(loss, *args, **kwargs):
     # Pages of code that were not in memory come in once; a copy of the input is made each time.
-    for attempt in range(3):
-        grew = grown(loss, *args, **kwargs)
-        if grew < 2**20:
-            break
-    return grew
+    least = grown(loss, *args, **kwargs)
+    for attempt in range(2):
+        if least > 2**20:
+            least = min(least, grown(loss, *args, **kwargs))
+    return least
 
 def grown(loss, *args, **kwargs):
     Path("/proc/self/clear_refs").write_text("5")

@@ -4,63 +4,40 @@
 from libc.math cimport log as libc_log
 
 
-cdef inline void gaussian_nll_of(bint full, T z, T y, T a, const double* k,
-                                 T* loss, T* grad, T* hess) noexcept nogil:
+cdef inline T log_two_pi(T tag, const double* k) noexcept nogil:
+    # If the loss is in full, which its first knob says.
+    return <T>(k[0] * 1.8378770664093453)
+
+
+cdef inline void gaussian_nll_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # A variance below eps counts as eps: the loss is constant in it there.
-    cdef T zero = 0, one = 1, half = 0.5, eps = <T>k[1], log_two_pi = <T>1.8378770664093453
+    cdef T zero = 0, one = 1, half = 0.5, eps = <T>k[1]
     cdef T v = eps if y < eps else y, d = z - a, q = d / v
-    loss[0] = half * d * q + half * (log_any(v) + (log_two_pi if full else zero))
+    loss[0] = half * d * q + half * (log_any(v) + log_two_pi(z, k))
     grad[0] = q
     # d q or q^2: the one that is in range where the result is.
     hess[0] = zero if y < eps else half * ((one - d * q) / v if v < one else one / v - q * q)
 
 
-cdef inline void gaussian_nll_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    gaussian_nll_of(False, z, y, a, k, loss, grad, hess)
-
-
-cdef inline void gaussian_nll_full_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    gaussian_nll_of(True, z, y, a, k, loss, grad, hess)
-
-
 cdef void gaussian_nll(fl_elements* b) noexcept nogil:
-    if b.knobs[0]:
-        MAP_LOG(b, gaussian_nll_full_at[float], gaussian_nll_full_at[double])
-    else:
-        MAP_LOG(b, gaussian_nll_at[float], gaussian_nll_at[double])
+    MAP_LOG(b, gaussian_nll_at[float], gaussian_nll_at[double])
 
 BLOCKS["gaussian_nll"] = <size_t>&gaussian_nll
 
 
-cdef inline void gaussian_nll_with_log_var_of(bint full, T z, T y, T a, const double* k,
-                                              T* loss, T* grad, T* hess) noexcept nogil:
+cdef inline void gaussian_nll_with_log_var_at(
+        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
     # By w = d exp(-y / 2), whose square is in range where the loss is. The target is the checked
     # operand's neighbour as above: y the logarithm of the variance.
-    cdef T zero = 0, one = 1, half = 0.5, log_two_pi = <T>1.8378770664093453
-    cdef T d = z - a, s = -half * y, w = exp_times(d, s, zero, zero)
-    loss[0] = half * w * w + half * (y + (log_two_pi if full else zero))
+    cdef T zero = 0, half = 0.5, d = z - a, s = -half * y, w = exp_times(d, s, zero, zero)
+    loss[0] = half * w * w + half * (y + log_two_pi(z, k))
     grad[0] = exp_times(w, s, zero, zero)
     hess[0] = half - half * w * w
 
 
-cdef inline void gaussian_nll_with_log_var_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    gaussian_nll_with_log_var_of(False, z, y, a, k, loss, grad, hess)
-
-
-cdef inline void gaussian_nll_with_log_var_full_at(
-        T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    gaussian_nll_with_log_var_of(True, z, y, a, k, loss, grad, hess)
-
-
 cdef void gaussian_nll_with_log_var(fl_elements* b) noexcept nogil:
-    if b.knobs[0]:
-        MAP_FLUSHED(b, gaussian_nll_with_log_var_full_at[float],
-                    gaussian_nll_with_log_var_full_at[double])
-    else:
-        MAP_FLUSHED(b, gaussian_nll_with_log_var_at[float], gaussian_nll_with_log_var_at[double])
+    MAP_FLUSHED(b, gaussian_nll_with_log_var_at[float], gaussian_nll_with_log_var_at[double])
 
 BLOCKS["gaussian_nll_with_log_var"] = <size_t>&gaussian_nll_with_log_var
 
