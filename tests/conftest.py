@@ -20,6 +20,11 @@ settings.register_profile(
 settings.load_profile("short")
 
 
+def pytest_collection_modifyitems(items):
+    """What takes a minute begins first: one process of several would end with it alone."""
+    items.sort(key=lambda item: not item.name.startswith("test_other_instruction_sets"))
+
+
 @pytest.fixture(params=["float32", "float64"])
 def dtype(request):
     return np.dtype(request.param)
