@@ -84,12 +84,13 @@ DEFINE_NUMBERS(double, f64)
         int at = options & 1 ? 4 : 0;                                                              \
         double sum[FL_LANES] = {0}, knobs[FL_MAX_KNOBS] = {2};                                     \
         fl_call c = {.low = 0, .high = options & 2 ? 1 : INFINITY, .open = options & 4};           \
-        fl_elements b = {.knobs = knobs, .scale = 0.5, .n = n, .order = order, .sum = sum};        \
+        fl_elements b = {.knobs = knobs, .scale = 0.5, .n = n, .order = order};                    \
         c.ends_only = options & 8;                                                                 \
         b.wide = size == 8, b.ahead = options & 1, b.stream = options & 16;                        \
         b.first = !(options & 1), b.last = !(options & 2) || n < FL_BLOCK;                         \
         b.checks = options & 32 ? &c : NULL;                                                       \
-        for (int how = 0; how < 2; ++how, give_back()) {                                           \
+        for (int how = 0; how < 3; ++how, give_back()) {                                           \
+            b.silent = how == 2 && order > 0, b.sum = b.silent ? NULL : sum;                       \
             b.pred = some_##S(n), b.target = some_##S(n), b.extra = some_##S(n);                   \
             b.weight = options & 64 ? some_##S(n) : NULL;                                          \
             b.loss = take(whole), b.grad = take(64 + whole) + 64, b.hess = take(64 + whole) + 64;  \
@@ -97,8 +98,10 @@ DEFINE_NUMBERS(double, f64)
                 b.to[r] = take(64 + at + n * size) + 64 + at;                                      \
             if (how == 0)                                                                          \
                 FL_MAP(&b, at_f32, at_f64);                                                        \
-            else                                                                                   \
+            else if (how == 1)                                                                     \
                 FL_MAP_MODERATE(&b, moderate_f32, moderate_f64, at_f32, at_f64);                   \
+            else                                                                                   \
+                FL_MAP_LOG(&b, at_f32, at_f64);                                                    \
         }                                                                                          \
         SEE(sum[0]), SEE(c.bad);                                                                   \
     }

@@ -30,13 +30,13 @@ typedef struct {
     int ndim, code;
 } fl_operand;
 
-/* One contiguous block of elementwise work: what a loss's function sees. It is done in steps of
- * FL_LANES elements, each of which is finished (fl_settle_*) while the memory brings the next. */
+/* One contiguous block of elementwise work: what a loss's function sees. It is done in steps, each of
+ * which is finished (fl_settle_*, where it is not plain) while the memory brings the next. */
 typedef struct {
     const void *pred, *target, *extra;
     void *loss, *grad, *hess; /* the results, with room for whole steps */
     const void *weight;       /* multiplies the results, or NULL */
-    double *sum;              /* the losses are added to these FL_LANES, or NULL */
+    double *sum;              /* the losses are added to these FL_LANES; NULL if silent */
     char *to[3];              /* where loss, gradient and Hessian are stored at once, or NULL */
     const double *knobs;
     double scale; /* of gradient and Hessian */
@@ -685,7 +685,7 @@ FL_DEFINE_SETTLE(float, f32)
 FL_DEFINE_SETTLE(double, f64)
 
 /* Where the loop of a slow loss is: at n elements, the first of them element e. What they all do is one
- * function: in each of their loops it was a quarter of the modules and a third of the build. */
+ * function: in each of their loops it was a quarter of the modules and a fifth of the build. */
 #define FL_DEFINE_ADVANCE(T, S)                                                                    \
     typedef struct {                                                                               \
         const T *z, *y, *a;                                                                        \
@@ -698,13 +698,13 @@ FL_DEFINE_SETTLE(double, f64)
     static __attribute__((noinline, unused)) int fl_advance_##S(const fl_elements *b,              \
                                                                 fl_place_##S *p, int moderately) { \
         ptrdiff_t e = p->e, n = p->n, end = b->n;                                                  \
-        int summed = b->sum && !b->silent, begun = moderately || b->checks;                        \
-        for (ptrdiff_t i = e; summed && p->plain && i < e + n; i += FL_LANES)                      \
+        int begun = moderately || b->checks;                                                       \
+        for (ptrdiff_t i = e; b->sum && p->plain && i < e + n; i += FL_LANES)                      \
             fl_add_lanes_##S(b->sum, (const T *)b->loss + i);                                      \
         if (n && !p->plain)                                                                        \
             fl_settle_##S(b, e, n);                                                                \
         p->e = e += n;                                                                             \
-        n = (summed || begun) && end - e > FL_STEP ? FL_STEP : end - e;                            \
+        n = (b->sum || begun) && end - e > FL_STEP ? FL_STEP : end - e;                            \
         if (n <= 0)                                                                                \
             return 0;                                                                              \
         if (begun && e % FL_STEP == 0)                                                             \
@@ -730,14 +730,14 @@ FL_DEFINE_SETTLE(double, f64)
 FL_DEFINE_ADVANCE(float, f32)
 FL_DEFINE_ADVANCE(double, f64)
 
-/* The one loop over a block, one for each result asked for: `at` is a loss at one point; what is not
+/* The loops over a block, one for each result asked for: `at` is a loss at one point; what is not
  * stored is not computed. The last lanes are filled up, so that all are of whole vectors. The
  * processor's own prefetch stops at the end of a page: what comes a page later is brought to the L2
  * cache meanwhile (BCE over 30 million: 1.6 times as fast). Not to L1: there, on Zen 4, lines wait for
- * its few places of misses, and the mean squared error takes 1.4 times as long. Whole lanes of plain
- * results are summed and stored at once: a processor looks some 300 instructions ahead, and in longer
- * phases that read nothing, memory waits (the mean squared error of 30 million: 11.2 -> 9.0 ms on a
- * thread, of doubles 30 -> 19). */
+ * its few places of misses, and the mean squared error takes 1.4 times as long. Plain results are
+ * streamed at once, those of losses that wait for memory (FL_MAP) summed too: a processor looks some 300
+ * instructions ahead, and in longer phases that read nothing, memory waits (the mean squared error of 30
+ * million: 11.2 -> 9.0 ms on a thread, of doubles 30 -> 19). */
 #define FL_LOOP(at, ORDER, SILENT)                                                                 \
     FL_INDEPENDENT for (int j = 0; j < FL_LANES; ++j) {                                            \
         at(z[j], y[j], a[j], k, &l, &g, &h);                                                       \

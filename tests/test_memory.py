@@ -30,7 +30,7 @@ def status(field):
 def growth(loss, *args, **kwargs):
     # Pages of code that were not in memory come in once; a copy of the input is made each time.
     least = grown(loss, *args, **kwargs)
-    for attempt in range(2):
+    for _ in range(2):
         if least > 2**20:
             least = min(least, grown(loss, *args, **kwargs))
     return least
