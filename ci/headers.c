@@ -175,7 +175,7 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         fl_shares_##S(h, x, steps, l[0], l[1], by);                                                \
         for (int i = 0; i < FL_LANES; ++i)                                                         \
             l[2][i] = (T)(i % (steps + 1));                                                        \
-        fl_take_out_##S(x, steps, l[2], l[1]);                                                     \
+        fl_take_out_##S(x, steps, l[2], l[1], l[0]);                                               \
         fl_less_##S(g, x, steps, l[1]);                                                            \
         fl_spread_##S(options & 1, x, steps, l[0], l[1], l[2], l[3], l[4], 2, g, h);               \
         fl_cross_##S(x, y, steps, l[0], by, total, ahead);                                         \

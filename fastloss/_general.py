@@ -1016,7 +1016,16 @@ class Rows(_Pickles, RowsGate):
         grad = arrays.get("g")
         in_place = grad is not None and _same(grad, call.pred)
         first = bounded and (in_place or self.results == "")
-        if not soft or domain.lists or first or (weighted and call.counts(reduction, normalizer)):
+        # Where all count and nothing of the caller's is written, the kernel alone checks the labels.
+        late = self.results != "" and all(
+            x is None for x in (out, weight, keep, kept, weights, ignore_index)
+        )
+        if (
+            not (soft or late)
+            or domain.lists
+            or first
+            or (weighted and call.counts(reduction, normalizer))
+        ):
             job.start("weigh")
             run(job, threads)
             if job.bad:

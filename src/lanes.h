@@ -353,20 +353,20 @@ FL_DEFINE_EXPS(double, f64)
                 q[l] *= over[l];                                                                   \
         }                                                                                          \
     }                                                                                              \
-    /* Of rows side by side and their classes y: z[y], whose place -inf takes. To compare all of a few\
-     * is faster than to store here and there, which the next loads wait for. */                   \
+    /* Of rows side by side and their classes y: z[y], whose place -inf takes, and the highest of the \
+     * others. To compare all of a few is faster than to store here and there, which the next loads \
+     * wait for. */                                                                                \
     FL_INLINE void fl_take_out_##S(T *restrict z, ptrdiff_t classes, const T *restrict y,          \
-                                   T *restrict own) {                                              \
-        for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES) {                                   \
+                                   T *restrict own, T *restrict top) {                             \
+        for (ptrdiff_t k = 0; k < classes; ++k, z += FL_LANES)                                     \
             for (int l = 0; l < FL_LANES; ++l) {                                                   \
-                T here = z[l], kept = own[l];                                                      \
-                own[l] = y[l] == (T)k ? here : kept;                                               \
+                T here = z[l], kept = own[l], highest = top[l];                                    \
+                int is = y[l] == (T)k;                                                             \
+                T other = is ? -INFINITY : here;                                                   \
+                own[l] = is ? here : kept;                                                         \
+                z[l] = other;                                                                      \
+                top[l] = other > highest ? other : highest;                                        \
             }                                                                                      \
-            for (int l = 0; l < FL_LANES; ++l) { /* apart, or the selects become branches */       \
-                T here = z[l];                                                                     \
-                z[l] = y[l] == (T)k ? -INFINITY : here;                                            \
-            }                                                                                      \
-        }                                                                                          \
     }                                                                                              \
     /* e near factor - u scale of a row's n classes. */                                            \
     FL_INLINE void fl_difference_##S(const T *restrict e, const T *restrict u, ptrdiff_t n, T near, \
@@ -654,5 +654,20 @@ FL_INLINE double fl_settled(double *restrict x, double less) {
 
 FL_DEFINE_LANES(float, f32)
 FL_DEFINE_LANES(double, f64)
+
+/* Of n <= FL_LANES losses m + log(1 + x), of which the sum alone counts: the same sum in fewer, m and x
+ * of FL_LOGS. (1 + x) (1 + y) = 1 + (x + y + x y), in which nothing is lost where x and y are small. */
+enum { FL_LOGS = 8 };
+#define FL_JOIN(half)                                                                              \
+    for (int l = 0; l < half; ++l) {                                                               \
+        double a = x[l], b = x[l + half];                                                          \
+        x[l] = FL_FMA(a, b, a + b);                                                                \
+        m[l] += m[l + half];                                                                       \
+    }
+FL_INLINE void fl_join(double *restrict m, double *restrict x, ptrdiff_t n) {
+    for (ptrdiff_t l = n; l < FL_LANES; ++l)
+        m[l] = x[l] = 0;
+    FL_JOIN(32) FL_JOIN(16) FL_JOIN(8)
+}
 
 #endif

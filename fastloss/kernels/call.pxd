@@ -65,6 +65,7 @@ cdef extern from "call.h" nogil:
         int wide
         int silent
         int brief
+        int summed
         int order
         int ahead
         int stream

@@ -247,6 +247,12 @@ cdef bint row_weights(double* w, int64_t* y, fl_call* c, Py_ssize_t row, Py_ssiz
         at += take
         done += take
     for i in range(n):
+        bad |= (y[i] < 0) | (y[i] >= c.classes)
+    if not (bad or c.has_ignored or c.weight.data or c.mask.data or c.class_mask.data
+            or c.extra.data):
+        return False
+    bad = 0
+    for i in range(n):
         keep = (w[i] != 0) & ((not c.has_ignored) | (y[i] != c.ignored))
         inside = (y[i] >= 0) & (y[i] < c.classes)
         bad |= keep & (not inside)

@@ -37,11 +37,11 @@ cdef inline T exp_of_odds(T z, T y) noexcept nogil:
 
 cdef inline void cross_entropy_at(
         T z, T y, T a, const double* k, T* loss, T* grad, T* hess) noexcept nogil:
-    # log(1 + a exp(z)), or z + log(exp(-z) + a).
+    # log(1 + a exp(z)), or z + log(exp(-z) + a): positive_part(z) + log(1 + loss).
     cdef T one = 1, up = exp_halfway(-magnitude(z)), v = up + up * (y if z < 0 else -y)
     cdef T x = (a * v if z < 0 else v) * halfway(z), rest = one if z < 0 else a, m = rest + x
-    cdef T c = x - (m - rest), r = one / m
-    loss[0] = positive_part(z) + log_sum(m, c)
+    cdef T r = one / m
+    loss[0] = x if z < 0 else x + (a - one)
     grad[0] = (x if z < 0 else rest) / m
     hess[0] = x * r * (rest * r)
 
@@ -52,9 +52,39 @@ cdef inline void cross_entropy_brief_at(
     cdef double one = 1, u = fl_exp_brief(-magnitude(z))
     cdef double x = a * u if z < 0 else u, rest = one if z < 0 else a, m = rest + x
     cdef double r = one / m
-    loss[0] = positive_part(z) + fl_log_brief(m, x - (m - rest))
+    loss[0] = x if z < 0 else x + (a - one)
     grad[0] = (x if z < 0 else rest) * r
     hess[0] = x * r * (rest * r)
+
+
+cdef inline void add_logs_as(
+        bint brief, double* loss, const double* m, Py_ssize_t n) noexcept nogil:
+    cdef Py_ssize_t i
+    cdef double one = 1, x, sum
+    for i in range(n):
+        x = loss[i]
+        sum = one + x
+        x -= sum - one
+        loss[i] = m[i] + (fl_log_brief(sum, x) if brief else fl_log_sum_f64(sum, x))
+
+
+cdef void add_logs(fl_elements* b) noexcept nogil:
+    # The losses m + log(1 + x) of x.
+    cdef double* loss = <double*>b.loss
+    cdef const double* z = <const double*>b.pred
+    cdef double[LANES] m
+    cdef Py_ssize_t i, n = b.n
+    for i in range(n):
+        m[i] = positive_part(z[i])
+    if b.summed:
+        fl_join(m, loss, n)
+        for i in range(FL_LOGS, n):
+            loss[i] = 0
+        n = FL_LOGS
+    if b.brief:
+        add_logs_as(True, loss, m, n)
+    else:
+        add_logs_as(False, loss, m, n)
 
 
 cdef void cross_entropy(fl_elements* b) noexcept nogil:
@@ -62,6 +92,8 @@ cdef void cross_entropy(fl_elements* b) noexcept nogil:
         MAP_LABELS(b, cross_entropy_brief_at)
     else:
         MAP_LABELS(b, cross_entropy_at[double])
+    if not b.silent:
+        add_logs(b)
 
 BLOCKS["cross_entropy"] = <size_t>&cross_entropy
 

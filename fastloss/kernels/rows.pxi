@@ -128,11 +128,11 @@ cdef void load_mask(T* keep, const fl_call* c, Py_ssize_t row, Py_ssize_t n, Py_
     memset(keep + cols, 0, (steps * LANES - cols) * sizeof(T))
 
 
-cdef inline void take_labels(T* z, Py_ssize_t classes, const T* y, T* own) noexcept nogil:
+cdef inline void take_labels(T* z, Py_ssize_t classes, const T* y, T* own, T* top) noexcept nogil:
     if T is float:
-        fl_take_out_f32(z, classes, y, own)
+        fl_take_out_f32(z, classes, y, own, top)
     else:
-        fl_take_out_f64(z, classes, y, own)
+        fl_take_out_f64(z, classes, y, own, top)
 
 
 cdef inline void as_lanes(T* y, const int64_t* labels, Py_ssize_t n) noexcept nogil:
@@ -144,43 +144,58 @@ cdef inline void as_lanes(T* y, const int64_t* labels, Py_ssize_t n) noexcept no
         y[i] = -1
 
 
+cdef void lane_logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
+                      Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
+                      T* block, T* top) noexcept nogil:
+    # Classes [step, step + steps) of rows side by side, capped; the labels' are taken out (-inf).
+    # `top` is raised to the highest, unless it is NULL.
+    cdef Py_ssize_t i, k
+    cdef uint64_t among
+    cdef T[BLOCK] keep
+    cdef T[LANES] labels, own, any_top
+    load_lanes(block, op, row, n, step, steps)
+    if c.softcap != 0 and op == &c.pred:
+        cap(block, steps * LANES, c.softcap)
+    if c.class_mask.data and op == &c.pred:
+        load_mask(keep, c, row, n, step, steps)
+        for i in range(steps * LANES):
+            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
+    if not (c.soft or c.spread) and steps == c.classes:  # then every label is here
+        as_lanes(labels, y, n)
+        memset(own, 0, sizeof(own))
+        memset(any_top, 0, sizeof(any_top))
+        take_labels(block, steps, labels, own, top if top else any_top)
+        for i in range(n):
+            label_logit[i] = own[i]
+        return
+    if not (c.soft or c.spread):
+        among = fl_among(y, n, step, steps)
+        while among:
+            i = fl_lowest(among)
+            k = y[i] - step
+            label_logit[i] = block[k * LANES + i]
+            block[k * LANES + i] = -<T>INFINITY
+            among &= among - 1
+    if top:
+        highest(block, steps, top)
+
+
 cdef const T* logits(fl_call* c, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                      Py_ssize_t step, Py_ssize_t steps, const int64_t* y, double* label_logit,
                      T* block, T* most) noexcept nogil:
     # Steps [step, step + steps) of a unit's logits (or its target's), capped; the label's is taken
     # out (-inf), as is padding. Of a single row, `most` gets their maximum.
     cdef Py_ssize_t i, k, col, cols
-    cdef uint64_t among
     cdef bint take_out = not c.soft and not c.spread
     cdef bint masked = c.class_mask.data != NULL and op == &c.pred
     cdef bint capped = c.softcap != 0 and op == &c.pred
     cdef T[BLOCK] keep
-    cdef T[LANES] labels, own
     cdef const char* src
+    if c.lanes:
+        lane_logits(c, op, row, n, step, steps, y, label_logit, block, <T*>NULL)
+        return block
     if masked:
         load_mask(keep, c, row, n, step, steps)
-    if c.lanes:
-        load_lanes(block, op, row, n, step, steps)
-        if capped:
-            cap(block, steps * LANES, c.softcap)
-        for i in range(steps * LANES if masked else 0):
-            block[i] = -<T>INFINITY if keep[i] == 0 else block[i]
-        if take_out:
-            if steps == c.classes:  # then every label is here
-                as_lanes(labels, y, n)
-                memset(own, 0, sizeof(own))
-                take_labels(block, steps, labels, own)
-                for i in range(n):
-                    label_logit[i] = own[i]
-            else:
-                among = fl_among(y, n, step, steps)
-                while among:
-                    i = fl_lowest(among)
-                    k = y[i] - step
-                    label_logit[i] = block[k * LANES + i]
-                    block[k * LANES + i] = -<T>INFINITY
-                    among &= among - 1
-        return block
     col = step * LANES
     cols = min(steps * LANES, c.classes - col)
     k = y[0] - col if take_out else -1
@@ -533,8 +548,8 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
         if kept:
             block = kept + step * LANES
-        z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
-        highest(z, steps, top)
+        lane_logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, top)
+        z = block
     for i in range(n):
         s.top[i] = top[i]
     for i in range(LANES):
@@ -544,7 +559,7 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
         if kept:
             z = kept + step * LANES
         elif c.classes > STEPS:  # else z is the one block, as it was
-            z = logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, NULL)
+            lane_logits(c, &c.pred, row, n, step, steps, s.y, s.label_logit, block, <T*>NULL)
         if soft:
             target_mass(c, ws, s, 0, n, step, steps, True, u)
             distances(z, u, steps, top, ws.dot, ws.mass, NULL)
@@ -665,12 +680,12 @@ cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_
         top[i] = -<T>INFINITY
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
-        t = logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
         if c.lanes:
-            highest(t, steps, top)
-        elif most > top[0]:
-            for i in range(LANES):
-                top[i] = most
+            lane_logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, top)
+            continue
+        logits(c, &c.target, s.row + j, n, step, steps, NULL, NULL, block, &most)
+        for i in range(LANES if most > top[0] else 0):
+            top[i] = most
     for i in range(LANES):
         top[i] = <T>0 if top[i] == -<T>INFINITY else top[i]
     for step from 0 <= step < all_steps by STEPS:
@@ -911,14 +926,14 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
             s.dot[i] = 0 if s.dot[i] < 0 else s.dot[i]
 
 
-cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
+cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, bint summed, T tag) noexcept nogil:
     # From the sums of n rows, their losses and the derivatives `first` and `second`.
     cdef fl_elements b
     cdef Py_ssize_t i
     cdef double ahead, log_sum = 0, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
-        s.over[i] = 1 / s.sum[i]
+        s.over[i] = fl_over_brief(s.sum[i]) if T is float else 1 / s.sum[i]
     if c.soft or c.spread:
         for i in range(n):
             if c.divergence:
@@ -964,6 +979,8 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, T tag) noexcept nogil:
     b.n = n
     b.wide = True
     b.brief = T is float
+    b.silent = c.silent
+    b.summed = summed
     b.order = c.order
     c.block(&b)
 
@@ -1179,7 +1196,8 @@ cdef bint write_next(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nogi
 
 cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept nogil:
     cdef Py_ssize_t begin = index * c.range, end = min(c.size, begin + c.range), at, j
-    cdef bint writes = c.grad.data != NULL or c.hess.data != NULL
+    cdef bint writes = c.grad.data != NULL or c.hess.data != NULL, summed
+    cdef bint uniform = not (c.loss.data or c.weight.data or c.mask.data or c.extra.data)
     cdef T[LANES] loss
     cdef const T* z
     cdef Rows[2] both
@@ -1217,12 +1235,15 @@ cdef void rows(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept n
             if s.w[j] == 0:  # whatever is there: finite, and not used
                 s.top[j] = s.label_logit[j] = s.dot[j] = s.mass[j] = s.others[j] = 0
                 s.sum[j] = 1
-        judge(c, s.n, s, tag)
-        for j in range(s.n):
+        summed = uniform and not s.skips
+        judge(c, s.n, s, summed, tag)
+        for j in range(0 if summed or c.silent else s.n):
             s.loss[j] = 0 if s.w[j] == 0 else s.loss[j] * s.w[j]
-            loss[j] = <T>s.loss[j]
-        add(&partial, total(s.loss, s.n))
+        if not c.silent:
+            add(&partial, total(s.loss, s.n))
         if c.loss.data:
+            for j in range(s.n):
+                loss[j] = <T>s.loss[j]
             scatter(&c.loss, loss, at, s.n, False)
         s.step = 0
         s.j = 0 if writes else s.n
@@ -1314,7 +1335,7 @@ cdef void tiles(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
         s.sum[0] = 1
     else:
         merge_tiles(c, c.sums + 4 * (index - tile), &s)
-    judge(c, 1, &s, tag)
+    judge(c, 1, &s, False, tag)
     s.loss[0] = 0 if s.w[0] == 0 else s.loss[0] * s.w[0]
     c.partial[index] = s.loss[0] if tile == 0 else 0
     loss = <T>s.loss[0]

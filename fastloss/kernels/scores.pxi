@@ -315,9 +315,7 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
         label[i] = at[i] = 0
     for step from 0 <= step < c.classes by STEPS:
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
-        logits(c, &c.pred, s.row, s.n, step, steps, s.y, s.label_logit, z + step * LANES,
-               <T*>NULL)
-        highest(z + step * LANES, steps, top)
+        lane_logits(c, &c.pred, s.row, s.n, step, steps, s.y, s.label_logit, z + step * LANES, top)
     for i in range(s.n):
         s.top[i] = top[i]
     for i in range(LANES):
@@ -444,7 +442,7 @@ cdef void write_scores(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) 
         x[i] = NAN if fabs(f.top[i]) == INFINITY else f.log_sum[i] + f.dot[i]
     write_number(c, FL_ENTROPY, s, f, x, tag)
     if asks_sums(c):
-        judge(c, s.n, s, tag)
+        judge(c, s.n, s, False, tag)
         write_number(c, FL_LOSS, s, f, s.loss, tag)
         for i in range(s.n):
             x[i] = 0 - s.loss[i]

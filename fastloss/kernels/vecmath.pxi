@@ -44,6 +44,7 @@ cdef extern from "vecmath.h" nogil:
     double fl_log_cosh_unit_f64(double)
     float fl_atanh_rest_f32(float, float)
     double fl_atanh_rest_f64(double, double)
+    double fl_over_brief(double)
     double fl_exp_brief(double)
     double fl_log_brief(double, double)
     float fl_product_low_f32(float, float, float)
@@ -73,7 +74,7 @@ cdef extern from "lanes.h" nogil:
     void fl_cap_f32(float*, Py_ssize_t, double)
     void fl_uncap_f32(bint, const float*, Py_ssize_t, double, float*, float*)
     void fl_difference_f32(const float*, const float*, Py_ssize_t, float, float, float, float*)
-    void fl_take_out_f32(float*, Py_ssize_t, const float*, float*)
+    void fl_take_out_f32(float*, Py_ssize_t, const float*, float*, float*)
     void fl_less_f32(float*, const float*, Py_ssize_t, const float*)
     void fl_add_up_f32(const float*, Py_ssize_t, double*)
     void fl_add_exactly_f32(const float*, Py_ssize_t, double*)
@@ -92,7 +93,7 @@ cdef extern from "lanes.h" nogil:
     void fl_uncap_f64(bint, const double*, Py_ssize_t, double, double*, double*)
     void fl_difference_f64(const double*, const double*, Py_ssize_t, double, double, double,
                            double*)
-    void fl_take_out_f64(double*, Py_ssize_t, const double*, double*)
+    void fl_take_out_f64(double*, Py_ssize_t, const double*, double*, double*)
     void fl_less_f64(double*, const double*, Py_ssize_t, const double*)
     void fl_add_up_f64(const double*, Py_ssize_t, double*)
     void fl_add_exactly_f64(const double*, Py_ssize_t, double*)
@@ -120,6 +121,9 @@ cdef extern from "lanes.h" nogil:
     Py_ssize_t fl_all_above_f64(const double*, Py_ssize_t, double)
     Py_ssize_t fl_find_f64(const double*, Py_ssize_t, double)
     double fl_settled(double*, double)
+    enum:
+        FL_LOGS
+    void fl_join(double*, double*, Py_ssize_t)
     void fl_factors_f32(Py_ssize_t, bint, const double*, const double*, const double*,
                         const double*, const double*, double, double, double,
                         float*, float*, float*, float*, float*, float*, float*, float*,
