@@ -1016,7 +1016,7 @@ class Rows(_Pickles, RowsGate):
         grad = arrays.get("g")
         in_place = grad is not None and _same(grad, call.pred)
         first = bounded and (in_place or self.results == "")
-        # Where all count and nothing of the caller's is written, the kernel alone checks the labels.
+        # Where all count and nothing of the caller's is written, the kernel checks the labels.
         late = self.results != "" and all(
             x is None for x in (out, weight, keep, kept, weights, ignore_index)
         )
