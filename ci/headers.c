@@ -169,7 +169,7 @@ static void memory(ptrdiff_t n, int code, ptrdiff_t step, ptrdiff_t at) {
         for (int i = 0; i < 9; ++i)                                                                \
             l[i] = some_##S(FL_LANES);                                                             \
         fl_highest_##S(x, steps, l[0]), SEE(fl_highest_of_all_##S(x, steps));                      \
-        fl_exponentials_##S(options & 2, g, x, steps, l[0], by, total, below, ahead);              \
+        fl_exponentials_##S(options & 2, g, x, steps, l[0], by, total, below, ahead, ahead);       \
         fl_distances_##S(x, y, steps, l[0], total, below, ahead);                                  \
         fl_add_up_##S(x, steps, total), fl_add_exactly_##S(x, steps, total);                       \
         fl_shares_##S(h, x, steps, l[0], l[1], by);                                                \

@@ -246,16 +246,16 @@ FL_DEFINE_EXPS(double, f64)
     /* e = exp(z - top), scaled by 1 / FL_UNSCALE, and its sum; `below` sums the e < 1 alone, in   \
      * the same unit. (`lower += x < ... ? x : 0`                                                  \
      * would become a branch, and the loop scalar: 5 times as slow.) `by` is 1 / temperature, in   \
-     * two parts, or NULL. */                                                                      \
+     * two parts, or NULL. `ahead` is soon read, `into` written. */                                \
     FL_INLINE void fl_exponentials_##S(int split, T *e, const T *z, ptrdiff_t steps,               \
                                        const T *restrict top, const T *by,                         \
                                        double *restrict total, double *restrict below,             \
-                                       const char *ahead) {                                        \
+                                       const char *ahead, const char *into) {                      \
         for (ptrdiff_t i = 0; i < steps;) {                                                        \
             T lane[FL_LANES] = {0}, lower[FL_LANES] = {0};                                         \
             ptrdiff_t end = i + FL_ADDS < steps ? i + FL_ADDS : steps;                             \
             for (; i < end; ++i, z += FL_LANES, e += FL_LANES) {                                   \
-                fl_near_##S(ahead, i);                                                             \
+                fl_near_##S(ahead, i), fl_near_##S(into, i);                                       \
                 fl_exponential_##S(e, z, top, by);                                                 \
                 for (int l = 0; l < FL_LANES; ++l) {                                               \
                     lane[l] += e[l];                                                               \

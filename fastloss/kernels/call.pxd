@@ -11,6 +11,7 @@ cdef enum:
 cdef extern from "call.h" nogil:
     enum:
         FL_MAX_KNOBS
+        FL_PAGE
         FL_KULLBACK_LEIBLER
         FL_ANY_DIVERGENCE
         FL_F32

@@ -324,7 +324,7 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
         next_near(c, s, step, steps, False, tag)
         exponentials(all_classes, e, z + step * LANES, steps, top, <const T*>NULL, ws.total,
-                     ws.below, NULL)
+                     ws.below, NULL, NULL)
         if dot:
             distances(z + step * LANES, <const T*>e, steps, top, ws.dot, ws.mass, NULL)
     for i in range(s.n):  # the labels are back
@@ -469,7 +469,7 @@ cdef void scores(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept
     for at from begin <= at < end by LANES:
         s.row = at
         s.n = min(<Py_ssize_t>LANES, end - at)
-        bring_near(c, at, s.n, c.classes <= STEPS or not asks_sums(c), False, tag)
+        bring_near(c, at, s.n, c.classes <= STEPS or not asks_sums(c), False, False, tag)
         row_weights(s.w, s.y, c, at, s.n, tag)
         if c.lanes:
             score_lanes(c, ws, &s, &f, tag)

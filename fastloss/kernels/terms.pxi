@@ -423,7 +423,7 @@ cdef void terms(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noexcept 
         a[j] = 1
     for at from begin <= at < end by LANES:
         n = min(<Py_ssize_t>LANES, end - at)
-        bring_near(c, at, n, True, True, tag)
+        bring_near(c, at, n, True, True, False, tag)
         row_weights(s.w, s.y, c, at, n, tag)
         if single:
             single_terms(c, ws, &b, at, n, &s, tag)

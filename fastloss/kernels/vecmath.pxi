@@ -60,9 +60,9 @@ cdef extern from "lanes.h" nogil:
     float fl_copy_highest_f32(float*, const float*, Py_ssize_t)
     double fl_copy_highest_f64(double*, const double*, Py_ssize_t)
     void fl_exponentials_f32(bint, float*, const float*, Py_ssize_t, const float*, const float*,
-                             double*, double*, const char*)
+                             double*, double*, const char*, const char*)
     void fl_exponentials_f64(bint, double*, const double*, Py_ssize_t, const double*, const double*,
-                             double*, double*, const char*)
+                             double*, double*, const char*, const char*)
     void fl_distances_f32(const float*, const float*, Py_ssize_t, const float*, double*, double*,
                           const char*)
     void fl_distances_f64(const double*, const double*, Py_ssize_t, const double*, double*, double*,
