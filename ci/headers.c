@@ -45,6 +45,27 @@ static void streams(ptrdiff_t n, ptrdiff_t at) {
     give_back();
 }
 
+/* Pieces of three classes, and planes of them one after the other, the first piece of each a short one. */
+static void pieces(ptrdiff_t n) {
+    ptrdiff_t own = FL_LANES * 8, bytes = 4 * n;
+    fl_copy_pieces(take(2 * own + bytes), own, take(3 * bytes), bytes, bytes, 3, 0);
+    fl_copy_pieces(take(3 * bytes), bytes, take(2 * own + bytes), own, bytes, 3, 1);
+    give_back();
+}
+
+static void planes(ptrdiff_t n, ptrdiff_t at) {
+    ptrdiff_t size = 4 * n, most = 4 * FL_LANES, first = (n + at) % most / 4 * 4 + 4;
+    char *dst = take(at + 3 * size) + at, *src = take(64 + most + 64) + 64, *lines = take(3 * 128);
+    for (ptrdiff_t r = 0, bytes = first; r < size; r += bytes, bytes = most) {
+        bytes = bytes < size - r ? bytes : size - r;
+        for (int k = 0; k < 3; ++k)
+            fl_stream_in_plane(dst + k * size + r, src, (size_t)bytes, lines + 128 * k, dst + k * size,
+                               (size_t)size, k ? lines + 128 * k + 64 : NULL,
+                               k < 2 ? lines + 128 * k + 192 : NULL);
+    }
+    give_back();
+}
+
 static volatile double seen;
 #define SEE(x) (seen = (double)(x))
 
@@ -218,6 +239,7 @@ DEFINE_SHOW(double, f64)
 static void show_brief(double x) {
     SHOW("exp_brief", 4096.0, double, fl_exp_brief(-x));
     SHOW("log_brief", 4096.0, double, fl_log_brief(x, 0));
+    SHOW("over_brief", 4096.0, double, fl_over_brief(1 + x));
 }
 
 static void show(void) {
@@ -228,7 +250,7 @@ static void show(void) {
 }
 
 static void brief(double x) {
-    SEE(fl_exp_brief(x)), SEE(fl_log_brief(x, 0));
+    SEE(fl_exp_brief(x)), SEE(fl_log_brief(x, 0)), SEE(fl_over_brief(x));
 }
 
 static void rows(void) {
@@ -264,6 +286,12 @@ int main(void) {
         for (ptrdiff_t cols = 1; n && n <= FL_LANES && cols < 20; ++cols)
             for (ptrdiff_t gap = 0; gap < 2; ++gap)
                 columns_f32(n, cols, gap), columns_f64(n, cols, gap);
+        if (n <= FL_LANES) {
+            fl_join(some_f64(FL_LANES), some_f64(FL_LANES), n);
+            pieces(n);
+        }
+        for (ptrdiff_t at = 0; n >= 32 && at < 64; at += 12)
+            planes(n, at);
         for (int options = 0; n <= 17 && options < 8; ++options)
             lanes_f32(n, options), lanes_f64(n, options);
     }

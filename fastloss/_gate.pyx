@@ -217,9 +217,9 @@ cdef size_t plan(fl_call* c, bint wide, bint softmax, bint across) noexcept nogi
     if not c.lanes:
         return sizeof(fl_workspace) + unit * (2 if c.double_buffered else 1)
     # With Hessians for those too, and a line between; and for each class's last lines of gradient
-    # and Hessian, where they wait for the next rows.
+    # and Hessian, where they wait for the next rows, and those shared with the class before.
     unit *= 1 + c.double_buffered * max(c.order, 1)
-    return sizeof(fl_workspace) + unit + 64 + 128 * c.classes
+    return sizeof(fl_workspace) + unit + 64 + 256 * c.classes
 
 
 cdef fl_workspace* workspace(size_t size, char** memory) except NULL:

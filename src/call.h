@@ -296,6 +296,43 @@ FL_INLINE void fl_stream_piece(char *dst, const char *src, size_t bytes, char *l
         memcpy(line, src + bytes - rest, 64);
 }
 
+/* The same where the classes' planes follow each other: a line that two of them share is put together in
+ * `edge`, that with the plane before, or `next_edge`; NULL, where there is none. (Written in two parts,
+ * gradients in planes of 7 x 7 floats took 1.3 times as long.) */
+FL_INLINE void fl_put_in_line(char *line, const char *src, size_t at, size_t bytes) {
+    const fl_line place = {0, 4, 8, 12, 16, 20, 24, 28, 32, 36, 40, 44, 48, 52, 56, 60};
+    fl_line held, own, within = (place >= (int)at) & (place < (int)(at + bytes));
+    memcpy(&held, line, 64);
+    memcpy(&own, src - at, 64);
+    held = (own & within) | (held & ~within);
+    memcpy(line, &held, 64);
+}
+FL_INLINE void fl_stream_in_plane(char *dst, const char *src, size_t bytes, char *line, char *plane,
+                                  size_t size, char *edge, char *next_edge) {
+    char *stop = dst + bytes, *end = plane + size;
+    char *low = plane + (-(uintptr_t)plane & 63), *high = end - ((uintptr_t)end & 63);
+    size_t head = dst < low ? (size_t)((stop < low ? stop : low) - dst) : 0;
+    size_t tail, between, begin = (size_t)(dst - plane);
+    if (head && edge) {
+        fl_put_in_line(edge, src, (uintptr_t)dst & 63, head);
+        if (stop == end)
+            fl_stream_line(low - 64, edge);
+    } else
+        memcpy(dst, src, head);
+    dst += head, src += head;
+    tail = stop > high ? (size_t)(stop - (dst > high ? dst : high)) : 0;
+    between = (size_t)(stop - dst) - tail;
+    if (between)
+        fl_stream_piece(dst, src, between, line, 0, 0);
+    src += between;
+    if (tail && next_edge) {
+        fl_put_in_line(next_edge, src, (uintptr_t)(stop - tail) & 63, tail);
+        if (stop == end && begin >= (-(uintptr_t)end & 63)) /* else the next class's head comes last */
+            fl_stream_line(high, next_edge);
+    } else
+        memcpy(stop - tail, src, tail);
+}
+
 enum { FL_SOON = 16 }; /* classes ahead, each elsewhere in memory, which no processor foresees */
 /* Bytes, at most a few lines of them, that are soon read or written. */
 FL_INLINE void fl_prefetch(const char *at, ptrdiff_t bytes, int write) {
@@ -384,18 +421,35 @@ FL_DEFINE_STORE_HALF(f64, double)
 FL_DEFINE_STORE(fl_store_f32, f32, float, FL_F32)
 FL_DEFINE_STORE(fl_store_f64, f64, double, FL_F64)
 
-/* FL_LANES rows that follow each other, whose classes are `step` bytes apart, to columns. */
-#define FL_DEFINE_PIECES(T, S)                                                                     \
-    FL_INLINE void fl_load_pieces_##S(T *restrict dst, const char *src, ptrdiff_t step,            \
-                                      ptrdiff_t cols) {                                            \
-        for (ptrdiff_t i = 0; i < cols; ++i, dst += FL_LANES, src += step) {                       \
-            fl_prefetch(src + FL_SOON * step, FL_LANES * sizeof(T), 0);                            \
-            for (int l = 0; l < FL_LANES; l += 64 / sizeof(T)) /* gcc would call memcpy of all */  \
-                memcpy(dst + l, (const T *)src + l, 64);                                           \
-        }                                                                                          \
+/* Copies `count` pieces, each `dst_step` and `src_step` bytes after the other, of at most FL_LANES rows:
+ * in vectors, of which the last goes back over what was done (by memcpy, 1000 classes in planes of 7 x 7
+ * took 1.3 times as long). `write`: it is the destination that no processor foresees, or the source. */
+#define FL_COPY_BY(V)                                                                              \
+    if (bytes >= V) {                                                                              \
+        for (ptrdiff_t b = 0; b + V <= bytes; b += V)                                              \
+            memcpy(dst + b, src + b, V);                                                           \
+        memcpy(dst + bytes - V, src + bytes - V, V);                                               \
+        continue;                                                                                  \
     }
-FL_DEFINE_PIECES(float, f32)
-FL_DEFINE_PIECES(double, f64)
+FL_INLINE void fl_copy_pieces(char *restrict dst, ptrdiff_t dst_step, const char *restrict src,
+                              ptrdiff_t src_step, ptrdiff_t bytes, ptrdiff_t count, int write) {
+    for (ptrdiff_t i = 0; i < count; ++i, dst += dst_step, src += src_step) {
+        if (write)
+            fl_prefetch(dst + FL_SOON * dst_step, bytes, 1);
+        else
+            fl_prefetch(src + FL_SOON * src_step, bytes, 0);
+        if (bytes == FL_LANES * 4) { /* a constant: unrolled */
+            for (int b = 0; b < FL_LANES * 4; b += 64)
+                memcpy(dst + b, src + b, 64);
+            continue;
+        }
+        FL_COPY_BY(64)
+        FL_COPY_BY(32)
+        FL_COPY_BY(16)
+        FL_COPY_BY(8)
+        FL_COPY_BY(4)
+    }
+}
 
 /* Which of n <= 64 labels are among `count` classes, a bit each. */
 FL_INLINE uint64_t fl_among(const int64_t *y, ptrdiff_t n, ptrdiff_t begin, ptrdiff_t count) {

@@ -6,6 +6,7 @@ Where the plain formula runs out of digits the limits are held by hand.
 from __future__ import annotations
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -82,6 +83,26 @@ def test_label_far_ahead_still_costs(classes: int) -> None:
         value, grad = fl.cross_entropy.value_and_grad(pred, [7 % classes], reduction="sum")
         assert value == pytest.approx(want, rel=1e-12, abs=0)  # in double, of float32 too
         assert oracle.ulps(grad[0, 7 % classes], -mpf(want)) <= 8
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("n", [1, 7, 8, 63, 64, 65, 200])
+def test_losses_that_share_a_logarithm_keep_theirs(n: int, dtype: type) -> None:
+    """A mean is that of its losses, from 1e-36 to 700, though 64 rows have 8 logarithms."""
+    rng = np.random.default_rng(n)
+    pred = rng.normal(size=(n, 5)).astype(dtype)
+    target = rng.integers(5, size=n)
+    for lead in (0, 80, -700):
+        pred[np.arange(n), target] = lead
+        losses = fl.cross_entropy(pred.astype(float), target, reduction="none")
+        want = math.fsum(losses)
+        rel = 1e-15 if dtype is np.float64 else 1e-6
+        assert fl.cross_entropy(pred, target, reduction="sum") == pytest.approx(want, rel, 0)
+        pred[0, target[0]] = -np.inf
+        assert fl.cross_entropy(pred, target) == np.inf
+        pred[0, 0] = np.nan
+        assert np.isnan(fl.cross_entropy(pred, target))
+        pred[0] = 0
 
 
 def test_odds_of_a_tiny_part() -> None:

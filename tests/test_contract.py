@@ -585,3 +585,33 @@ def test_what_goes_past_the_cache_is_what_stays(shape, padding, dtype):
     for x, out in zip(held, outs, strict=True):
         out[...] = 7
         assert (x == 7).all()  # nothing beside was written
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("plane", [9, 32, 33, 63, 196])
+def test_lines_that_planes_share_go_past_the_cache(plane, dtype):
+    """Where the classes are apart, one's plane ends in the line in which the next one's begins."""
+    rng = np.random.default_rng(0)
+    loss = fl.cross_entropy.bind(reduction="sum", num_threads=2, axis=1)
+    classes = 37
+    shape = (2_200_000 // (classes * plane), classes, plane)
+    pred = rng.standard_normal(shape).astype(dtype)
+    target = rng.integers(0, classes, (len(pred), plane))
+    few = len(pred) // 97 + 1  # small enough to stay
+    parts = [
+        loss.grad_and_hess(pred[at : at + few], target[at : at + few])
+        for at in range(0, len(pred), few)
+    ]
+    want = [np.concatenate(x) for x in zip(*parts, strict=True)]
+    held = np.full((2, pred.size + 32), 7.0, dtype)
+    for at in (0, 1, 16):
+        outs = [x[at : at + pred.size].reshape(shape) for x in held]
+        loss.grad_and_hess(pred, target, out=tuple(outs))
+        loss.grad(
+            pred, target, out=(alone := np.empty_like(held[0]))[at : at + pred.size].reshape(shape)
+        )
+        assert_array_equal(alone[at : at + pred.size].reshape(shape), want[0])
+        for x, out, right in zip(held, outs, want, strict=True):
+            assert_array_equal(out, right)
+            out[...] = 7
+            assert (x == 7).all()  # nothing beside was written

@@ -30,11 +30,9 @@ cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
                 fl_to_columns_f64(dst + done, src, stride, take, cols)
         elif op.step == 2:
             load_halves(dst + done, op, src, stride, take, cols)
-        elif take == LANES and stride == sizeof(T) and readable(op, <T>0):
-            if T is float:
-                fl_load_pieces_f32(dst, src, op.step, cols)
-            else:
-                fl_load_pieces_f64(dst, src, op.step, cols)
+        elif stride == sizeof(T) and readable(op, <T>0):
+            fl_copy_pieces(<char*>(dst + done), LANES * sizeof(T), src, op.step,
+                           take * sizeof(T), cols, False)
         else:
             for i in range(cols):
                 fl_prefetch(src + (i + FL_SOON) * op.step, stride * take, False)
@@ -45,9 +43,10 @@ cdef void load_lanes(T* dst, const fl_operand* op, Py_ssize_t row, Py_ssize_t n,
 
 cdef void store_lanes(const fl_call* c, const fl_operand* op, const T* src, Py_ssize_t row,
                       Py_ssize_t n, Py_ssize_t col, Py_ssize_t cols, char* lines) noexcept nogil:
-    # Where the classes are apart, `lines` are those that wait for the next rows, of each class.
-    cdef Py_ssize_t take, last, i, stride, done = 0
+    # Where the classes are apart, `lines` are those that wait for the next rows, two of each class.
+    cdef Py_ssize_t take, last, i, stride, plane, done = 0
     cdef bint first, final
+    cdef char* line
     while done < n:
         last = op.shape[op.ndim - 1] if op.ndim else 1
         stride = op.stride[op.ndim - 1] if op.ndim else 0
@@ -63,10 +62,25 @@ cdef void store_lanes(const fl_call* c, const fl_operand* op, const T* src, Py_s
         elif lines and c.stream and stride == sizeof(T) and readable(op, <T>0):
             first = row % c.range == 0 or row % last * stride < 64  # else they are a line and more
             final = (row + take) % last == 0 or row + take == c.size or (row + take) % c.range == 0
-            for i in range(cols):
-                fl_stream_piece(dst + i * op.step, <const char*>(src + i * LANES + done),
-                                take * sizeof(T), lines + 64 * (col + i), first,
-                                final or take * stride < 64)
+            plane = row - row % last  # its first row
+            if (op.step == last * stride and op.step >= 128
+                    and (op.step | <Py_ssize_t>dst - (row - plane) * stride) % 64 != 0
+                    and plane // c.range == (plane + last - 1) // c.range):  # all is done here
+                for i in range(cols):
+                    line = lines + 128 * (col + i)
+                    fl_stream_in_plane(dst + i * op.step, <const char*>(src + i * LANES + done),
+                                       take * sizeof(T), line,
+                                       dst + i * op.step - (row - plane) * stride, op.step,
+                                       line + 64 if i > 0 else NULL,
+                                       line + 192 if i + 1 < cols else NULL)
+            else:
+                for i in range(cols):
+                    fl_stream_piece(dst + i * op.step, <const char*>(src + i * LANES + done),
+                                    take * sizeof(T), lines + 128 * (col + i), first,
+                                    final or take * stride < 64)
+        elif stride == sizeof(T) and readable(op, <T>0):
+            fl_copy_pieces(dst, op.step, <const char*>(src + done), LANES * sizeof(T),
+                           take * sizeof(T), cols, True)
         else:
             for i in range(cols):
                 fl_prefetch(dst + (i + FL_SOON) * op.step, stride * take, True)
@@ -495,10 +509,12 @@ cdef inline void part_near(const fl_call* c, const fl_operand* op, Py_ssize_t ro
                            Py_ssize_t step, Py_ssize_t steps, bint writing, T tag) noexcept nogil:
     cdef Py_ssize_t last = op.shape[op.ndim - 1], stride = op.stride[op.ndim - 1]
     cdef Py_ssize_t half = steps // 2 if c.order else steps
-    if stride < op.step:  # where pieces are written, none is read
-        if not writing:
-            fl_prefetch_pieces(fl_row(op, row) + step * op.step,
-                               stride * min(<Py_ssize_t>LANES, last - row % last), op.step, steps)
+    cdef Py_ssize_t take, end = min(row + LANES, c.size)
+    if stride < op.step:
+        while row < end and not writing:  # where pieces are written, none is read
+            take = min(end - row, last - row % last)
+            fl_prefetch_pieces(fl_row(op, row) + step * op.step, stride * take, op.step, steps)
+            row += take
     elif one_stretch(c, op, tag):
         step, steps = (step + half, steps - half) if writing else (step, half)
         fl_prefetch_pieces(fl_row(op, row) + step * LANES * sizeof(T), steps * LANES * sizeof(T),
@@ -1134,7 +1150,7 @@ cdef void write_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcept nog
         if c.grad.data:
             store_lanes(c, &c.grad, grad, s.row, s.n, at, cols, lines)
         if c.hess.data:
-            store_lanes(c, &c.hess, hess, s.row, s.n, at, cols, lines + 64 * c.classes)
+            store_lanes(c, &c.hess, hess, s.row, s.n, at, cols, lines + 128 * c.classes)
 
 
 cdef inline void write_out(fl_call* c, const fl_operand* op, fl_seam* seam, Py_ssize_t row,
