@@ -840,8 +840,8 @@ FL_DEFINE_ADVANCE(double, f64)
         if (ORDER > 1)                                                                             \
             to_hess[j] = h * scale;                                                                \
     }
-#define FL_PREFETCH_LANES(T, b)                                                                    \
-    for (size_t p = 0; (b)->ahead && p < FL_LANES * sizeof(T); p += 64) {                          \
+#define FL_PREFETCH_LANES(T, ahead)                                                                \
+    for (size_t p = 0; (ahead) && p < FL_LANES * sizeof(T); p += 64) {                             \
         __builtin_prefetch((const char *)z + FL_PAGE + p, 0, 2);                                   \
         __builtin_prefetch((const char *)y + FL_PAGE + p, 0, 2);                                   \
     }
@@ -860,7 +860,7 @@ FL_DEFINE_ADVANCE(double, f64)
              e += FL_LANES, z += FL_LANES, y += FL_LANES, a += FL_LANES, to_grad += FL_LANES,      \
                        to_hess += FL_LANES) {                                                      \
             T l, g, h;                                                                             \
-            FL_PREFETCH_LANES(T, b)                                                                \
+            FL_PREFETCH_LANES(T, (b)->ahead)                                                       \
             if (&moderately != &at && place.moderate)                                              \
                 FL_LOOP(moderately, ORDER, SILENT)                                                 \
             else                                                                                   \
@@ -870,6 +870,7 @@ FL_DEFINE_ADVANCE(double, f64)
     }
 #define FL_MAP_QUICK(T, S, b, at, ORDER)                                                           \
     int plain = !(b)->weight && !(b)->to[0];                                                       \
+    int ahead = (b)->ahead && (b)->stream; /* else it only costs: a loss alone, up to a quarter */ \
     ptrdiff_t begin = (b)->stream && (b)->first ? FL_LANES : 0;                                    \
     ptrdiff_t end = !plain ? 0 : (b)->stream && (b)->last ? (b)->n - FL_LANES : (b)->n;            \
     end = end - end % FL_LANES;                                                                    \
@@ -887,7 +888,7 @@ FL_DEFINE_ADVANCE(double, f64)
                 to_grad = (b)->to[1] ? (T *)(b)->to[1] + e : to_grad;                              \
                 to_hess = (b)->to[2] ? (T *)(b)->to[2] + e : to_hess;                              \
             }                                                                                      \
-            FL_PREFETCH_LANES(T, b)                                                                \
+            FL_PREFETCH_LANES(T, ahead)                                                            \
             if (i + n - e < FL_LANES) {                                                            \
                 z = fl_padded_##S(pad[0], z, i + n - e);                                           \
                 y = fl_padded_##S(pad[1], y, i + n - e);                                           \

@@ -3,7 +3,8 @@
 # For a label, a row's loss is a function of the log-odds against it, z + log(a): z = max of the
 # other logits - z_y, a = the sum over the others of exp(z_k - that max); y is what z lost by
 # rounding, so that exp(z) is right however large z is. The drivers apply the chain rule.
-# Cross-entropy takes one logarithm of all; for the others `add_log_sum` makes z and y the log-odds.
+# Cross-entropy takes one logarithm of all, or, where only the sum of the losses counts, one of
+# eight rows; for the others `add_log_sum` makes z and y the log-odds.
 # p, 1 / (1 + the odds), is the label's probability, q = 1 - p.
 
 
