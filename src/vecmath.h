@@ -485,12 +485,6 @@ FL_INLINE double fl_exp_excess_f64(double x) {
 
 /* For rows of floats, in double: 2^-40 of a result is far more than is written. */
 
-/* 1 / x for 1 <= x < 2^100: a division of floats takes a third of the time. */
-FL_INLINE double fl_over_brief(double x) {
-    double y = 1.0f / (float)x;
-    return FL_FMA(FL_FMA(-x, y, 1.0), y, y);
-}
-
 /* exp(x) for x <= 0, 0 below -700. */
 FL_INLINE double fl_exp_brief(double x) {
     const double magic = 6755399441055744.0; /* 1.5 2^52 */

@@ -23,8 +23,9 @@ import fastloss as fl
 from samples import LOSSES, counts_memory, every_loss, inputs, run_python
 
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-BINDS = hasattr(os, "sched_setaffinity")
-needs_affinity = pytest.mark.skipif(not BINDS, reason="this system binds no thread to a processor")
+needs_affinity = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="no system call here that binds a thread to a CPU"
+)
 focal = fl.sigmoid_focal_loss
 FREE_THREADED = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
 

@@ -976,7 +976,7 @@ cdef void judge(fl_call* c, Py_ssize_t n, Rows* s, bint summed, T tag) noexcept 
     cdef double ahead, log_sum = 0, low, part, rest
     for i in range(n):  # all but the label -inf: there is nothing to share out
         s.sum[i] = 1 if s.sum[i] == 0 else s.sum[i]
-        s.over[i] = fl_over_brief(s.sum[i]) if T is float else 1 / s.sum[i]
+        s.over[i] = 1 / s.sum[i]
     if c.soft or c.spread:
         for i in range(n):
             if c.divergence:

@@ -44,7 +44,6 @@ cdef extern from "vecmath.h" nogil:
     double fl_log_cosh_unit_f64(double)
     float fl_atanh_rest_f32(float, float)
     double fl_atanh_rest_f64(double, double)
-    double fl_over_brief(double)
     double fl_exp_brief(double)
     double fl_log_brief(double, double)
     float fl_product_low_f32(float, float, float)
