@@ -47,6 +47,7 @@ SHAPES: dict[str, list[tuple[tuple[int, ...], int | None]]] = {
 }
 HESSIAN, IN_PLACE, BFLOAT16 = "grad + Hessian", "in place", "bfloat16"
 MIDDLE = "axis=1"  # the classes in the middle, as of images
+WEIGHTED = "weighted"
 # (loss, shape, threads, what): what issues name beyond the shapes of a kind.
 EXTRA: list[tuple[str, tuple[int, ...], int | None, str]] = [
     ("cross_entropy", (1024, 50257), None, IN_PLACE),
@@ -56,7 +57,9 @@ EXTRA: list[tuple[str, tuple[int, ...], int | None, str]] = [
     ("cross_entropy", (1572864, 21), None, MIDDLE),
     ("cross_entropy", (1_000_000, 10), 1, ""),
     ("cross_entropy", (1048576, 4), 1, ""),
+    ("cross_entropy", (32, 10), 1, WEIGHTED),
     ("huber_loss", (1,), 1, ""),
+    ("huber_loss", (320,), 1, WEIGHTED),
     ("binary_cross_entropy_with_logits", LARGE, None, HESSIAN),
     ("sigmoid_focal_loss", LARGE, None, HESSIAN),
 ]
@@ -193,6 +196,8 @@ class Case:
             copies = loss.kind == "rows" or len(same) == 1
             job = (np.copyto, out, same[0]) if copies else (np.subtract, *same[:2], out)
             limit = split(self.threads if math.prod(self.shape) > SERIAL else 1, *job)
+        if self.what == WEIGHTED:
+            return {**weighted(method, **arguments), "limit": limit}
         if self.what == IN_PLACE:
             return in_place(ours, arguments, self.threads)
         if self.what == BFLOAT16:
@@ -224,6 +229,15 @@ def in_place(ours: Call, arguments: dict[str, Any], threads: int) -> dict[str, C
     one = other.dtype.type(1)
     limit = split(threads, lambda x: np.multiply(x, one, x), other)
     return {"fastloss": replace, "out of place": ours, "limit": limit}
+
+
+def weighted(method: Call, pred: Array, target: Array) -> dict[str, Call]:
+    """A weight per sample, beside the same of predictions that are apart in memory."""
+    ours = partial(method, sample_weight=np.linspace(0.5, 1.5, len(target), dtype=pred.dtype))
+    apart = np.repeat(pred, 2, -1)[..., ::2]
+    calls = {"strided": partial(ours, apart, target), "fastloss": partial(ours, pred, target)}
+    check_equal(calls)
+    return calls
 
 
 def in_bfloat16(method: Call, arguments: dict[str, Any], threads: int) -> dict[str, Call]:

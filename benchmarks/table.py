@@ -114,7 +114,7 @@ def main(argv: list[str]) -> int:
     from .boosters import BOOSTERS, rounds
     from .rivals import RIVALS  # the packages of the others are imported here, not for --help
 
-    others = (*RIVALS, "out of place", "contiguous", *BOOSTERS)
+    others = (*RIVALS, "out of place", "contiguous", "strided", *BOOSTERS)
     columns = [who for who in others if re.search(args.rivals, who)]
     head: dict[str, Any] = {
         "machine": machine(

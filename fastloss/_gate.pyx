@@ -258,6 +258,12 @@ def floating(dtype) -> bool:
     return code_of(dtype) & 32 != 0
 
 
+def same(cnp.ndarray a, cnp.ndarray b) -> bool:
+    """Whether they are the same elements in memory, in the same order."""
+    return (cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b) and a.dtype == b.dtype
+            and cnp.PyArray_SAMESHAPE(a, b) and (<object>a).strides == (<object>b).strides)
+
+
 cdef class Job:
     """One call of a kernel: operands, options, a counter of ranges and their partial sums."""
     cdef fl_call call
@@ -564,7 +570,8 @@ cdef class Gate:
     cdef double low, high
     cdef double[4] knob_low, knob_high
     cdef int[4] knob_open, knob_optional, knob_zero
-    cdef bint plain_mean, plain_sum, optional_array, labels, lists
+    cdef bint optional_array, labels, lists, shares, smooths, weighs_classes
+    cdef int own_divergence
     cdef bint usual  # what a call leaves out has a default, and one that `plain` calls take
     cdef double[4] usual_knobs
     cdef object usual_ignored
@@ -589,6 +596,10 @@ cdef class Gate:
         self.optional_array = all(k.optional or not k.each for k in loss.knobs.values())
         self.labels = loss.domain.labels
         self.lists = loss.domain.lists
+        self.shares = loss.domain.shares
+        self.smooths = "label_smoothing" in loss.knobs
+        self.weighs_classes = "class_weight" in loss.knobs and self.counted
+        self.own_divergence = getattr(self, "divergence", 0)
         self.drivers = driver_of(self.driver, &self.form)
         scalars = [knob for knob in loss.knobs.values() if knob.scalar]
         self.n_knobs = len(scalars)
@@ -603,15 +614,11 @@ cdef class Gate:
         names = [name for name, knob in loss.knobs.items() if knob.scalar]
         for i in range(self.n_knobs):
             self.knob_neutral[i] = NEUTRAL.get(names[i], NAN)
-        reduction = defaults.get("reduction", "mean")
-        self.plain_mean = reduction == "mean" and results != ""
-        self.plain_sum = reduction == "sum" and results != ""
         options = loss.values({})
         usual = tuple([options.pop(name) for name in names])
         self.usual_ignored = options.pop("ignore_index", None)
         self.usual = (
-            (self.plain_mean or self.plain_sum)
-            and Parameter.empty not in usual
+            Parameter.empty not in usual
             and options.pop("axis", -1) in (-1, 1)
             and options.pop("label_smoothing", 0) == 0
             and (self.usual_ignored is None or type(self.usual_ignored) is int
@@ -624,11 +631,12 @@ cdef class Gate:
     def general(self, pred, target, tuple knobs, **options):
         raise NotImplementedError
 
-    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
+    cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
+                      class_weight, weight, mask, reduction, normalizer, out):
         # The results of a plain call, or None.
         return None
 
-    cdef int given(self, out, cnp.ndarray pred, cnp.ndarray target, list into) except -1:
+    cdef int given(self, out, cnp.ndarray pred, tuple inputs, list into) except -1:
         # Puts the arrays for gradient and Hessian that `out` gives into their places; whether they
         # are plain too, and apart from all others.
         cdef Py_ssize_t i, slot
@@ -645,11 +653,13 @@ cdef class Gate:
             slot = "lgh".index(self.results[i])
             if not (slot and is_plain(x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>x)
                     and cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.PyArray_TYPE(pred)
-                    and cnp.PyArray_SAMESHAPE(<cnp.ndarray>x, pred)
-                    and apart(<cnp.ndarray>x, pred) and apart(<cnp.ndarray>x, target)):
+                    and cnp.PyArray_SAMESHAPE(<cnp.ndarray>x, pred)):
                 return False
-            into[slot - 1] = x
-        return into[0] is None or into[1] is None or apart(into[0], into[1])
+            for other in inputs:
+                if other is not None and not apart(x, other):
+                    return False
+            into[slot] = x
+        return into[1] is None or into[2] is None or apart(into[1], into[2])
 
     cdef int read_knobs(self, tuple knobs, double* into) except -1:
         cdef int i
@@ -674,118 +684,110 @@ cdef class Gate:
             into[i] = x
         return 0
 
-    cdef object finish(self, double total, double count, object grad, object hess):
-        if self.plain_mean:
-            total = total / count if count != 0 else NAN
-        if self.results == "l":
-            return total
-        if self.results == "lg":
-            return total, grad
-        if self.results == "g":
-            return grad
-        if self.results == "gh":
-            return grad, hess
-        return total, grad, hess
-
-    cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, double extra,
-                      int target_code, ignore_index, out):
+    cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, ignore_index,
+                      double smoothing, class_weight, weight, mask, reduction, normalizer, out):
         # A plain call that one thread does; None where the general way must say what is wrong.
         cdef fl_call c
-        cdef cnp.ndarray grad, hess
-        cdef list into = [None, None]
+        cdef list into = [None, None, None]  # the loss per sample, the gradient, the Hessian
         cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
         cdef bint of_rows = self.drivers != DRIVERS.elementwise
-        cdef Py_ssize_t item = 8 if wide else 4, size = cnp.PyArray_SIZE(pred)
-        cdef Py_ssize_t[1] rows, strides, target_strides
+        cdef bint weighted = weight is not None or mask is not None, mean, late
+        cdef int axes = 1 if of_rows else pred.ndim  # of the loss per sample
         cdef double[NEAR] partial
-        cdef double total, count = size
+        cdef double divisor
         cdef char* memory = NULL
         cdef fl_workspace* ws
         cdef size_t scratch
         cdef fl_driver driver = self.drivers[wide]
         cdef Py_ssize_t i
+        if reduction is None:
+            reduction = self.defaults.get("reduction", "mean")
+        if type(reduction) is not str or reduction not in ("mean", "sum", "batchmean", "none"):
+            return None
+        mean = reduction == "mean"
+        if normalizer is not None and not (mean and type(normalizer) is float and normalizer > 0):
+            return None
+        if weight is not None and not over_axes(weight, pred, axes):
+            return None
+        if class_weight is not None and not (self.weighs_classes and none_below_0(class_weight)
+                                             and (<cnp.ndarray>class_weight).ndim == 1
+                                             and cnp.PyArray_DIM(<cnp.ndarray>class_weight, 0)
+                                             == cnp.PyArray_DIM(pred, 1)):
+            return None
+        if mask is not None and not (over_axes(mask, pred, axes)
+                                     and cnp.PyArray_ISBOOL(<cnp.ndarray>mask)):
+            return None
+        if not self.given(out, pred, (pred, target, class_weight, weight, mask), into):
+            return None
         memset(&c, 0, sizeof(c))
-        c.classes = -1
-        c.size = size
         c.order = self.order
         c.silent = self.silent
         c.block = <fl_block>self.block
         c.temperature = 1
         c.partial = partial
-        c.extra_value = extra
+        c.extra_value = 1
+        c.form = self.form
         for i in range(self.n_knobs):
             c.knobs[i] = knobs[i]
-        c.pred.data = <char*>cnp.PyArray_DATA(pred)
-        c.pred.code = FL_F64 if wide else FL_F32
-        c.pred.cols = size
-        c.pred.step = item
-        c.target.data = <char*>cnp.PyArray_DATA(target)
-        c.target.code = target_code
-        c.target.cols = size
-        c.target.step = item
-        c.form = self.form
-        if not of_rows:
+        c.size = cnp.PyArray_SIZE(pred)
+        c.classes = -1
+        if of_rows:
+            c.size = cnp.PyArray_DIM(pred, 0)
+            c.classes = cnp.PyArray_DIM(pred, 1)
+            c.soft = target.ndim == 2
+            c.smoothing = smoothing
+            c.spread = smoothing != 0
+            c.divergence = self.own_divergence
+            if ignore_index is not None:
+                c.has_ignored = True
+                c.ignored = ignore_index
+        if not of_rows or (c.soft and not self.lists):
             c.bounded = self.bounded and (self.unless < 0 or knobs[self.unless] == 0)
             c.low = self.low
             c.high = self.high
             c.ends_only = self.ends_only
             c.open = self.open
-        else:
-            c.size = cnp.PyArray_DIM(pred, 0)
-            c.classes = cnp.PyArray_DIM(pred, 1)
-            c.pred.cols = c.classes
-            c.pred.ndim = 1
-            rows[0] = c.size
-            strides[0] = c.classes * item
-            c.pred.shape = rows
-            c.pred.stride = strides
-            c.target.cols = c.size
-            c.target.step = target.itemsize
-            if self.lists:
-                c.soft = True
-                c.target.cols = c.classes
-                c.target.ndim = 1
-                c.target.shape = rows
-                target_strides[0] = c.classes * target.itemsize
-                c.target.stride = target_strides
-            if ignore_index is not None:
-                c.has_ignored = True
-                c.ignored = ignore_index
         scratch = plan(&c, wide, driver == DRIVERS.rows[wide], False)
         if c.ranges > NEAR or c.tiles:
             return None
-        if of_rows and out is None and not c.has_ignored and not self.lists:
-            count = c.size  # the kernel checks the labels: it writes nothing of the caller's
-        elif of_rows:
-            count = 0
+        lie(&c.pred, pred, of_rows)
+        lie(&c.target, target, c.soft)
+        if weight is not None:
+            lie(&c.weight, weight, False)
+        if mask is not None:
+            lie(&c.mask, mask, False)
+        if class_weight is not None:
+            lie(&c.extra, class_weight, False)
+        # Labels are checked beforehand, but where all count and nothing of the caller's is written:
+        # there the kernel does.
+        late = not of_rows or (c.soft and not self.lists) or (
+            out is None and not (weighted or c.extra.data or c.has_ignored or self.lists))
+        divisor = c.size
+        if not late or (weighted and mean and normalizer is None):
             for i in range(c.ranges):
                 fl_run(DRIVERS.weigh[wide], &c, i, NULL)
-                count += partial[i]
             if c.bad:
                 return None
-        if self.plain_mean:
-            if count == 0:
-                return None
-            c.scale = 1 / count
-        else:
-            c.scale = 1
-        if not self.given(out, pred, target, into):
+            divisor = summed(partial, c.ranges)
+        if normalizer is not None:
+            divisor = normalizer
+        elif reduction == "batchmean":
+            divisor = cnp.PyArray_DIM(pred, 0) if pred.ndim else 1
+        elif not mean:
+            divisor = 1
+        if not 2.0 ** -126 < abs(divisor) < 2.0 ** 126:  # else its inverse may be no number
             return None
-        grad, hess = into
-        if self.order > 0:
-            if grad is None:
-                grad = cnp.PyArray_EMPTY(
+        c.scale = 1 / divisor
+        if reduction == "none" and not self.silent:
+            into[0] = cnp.PyArray_EMPTY(axes, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
+            lie(&c.loss, into[0], False)
+        for i in range(1, self.order + 1):
+            if into[i] is None:
+                into[i] = cnp.PyArray_EMPTY(
                     pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
-            c.grad = c.pred
-            c.grad.data = <char*>cnp.PyArray_DATA(grad)
-        if self.order > 1:
-            if hess is None:
-                hess = cnp.PyArray_EMPTY(
-                    pred.ndim, cnp.PyArray_DIMS(pred), cnp.PyArray_TYPE(pred), 0)
-            c.hess = c.pred
-            c.hess.data = <char*>cnp.PyArray_DATA(hess)
+            lie(&c.grad if i == 1 else &c.hess, into[i], of_rows)
         ws = <fl_workspace*>fl_own() if scratch <= FL_OWN else workspace(scratch, &memory)
-        if size <= HOLD_GIL:
+        if cnp.PyArray_SIZE(pred) <= HOLD_GIL:
             fl_run(driver, &c, 0, ws)
         else:
             with nogil:
@@ -794,14 +796,78 @@ cdef class Gate:
         free(memory)
         if c.bad:
             return None
-        total = partial[0] if c.ranges == 1 else _sum([partial[i] for i in range(c.ranges)])
-        return self.finish(total, count, grad, hess)
+        if into[0] is None:
+            into[0] = summed(partial, c.ranges) / divisor
+        if self.results == "l":
+            return into[0]
+        if self.results == "g":
+            return into[1]
+        if self.results == "lg":
+            return into[0], into[1]
+        return tuple(into[self.silent:])
+
+
+cdef double summed(double* partial, Py_ssize_t n) except? -1:
+    return partial[0] if n == 1 else _sum([partial[i] for i in range(n)])
+
+
+cdef inline int plain_code(object x) noexcept:
+    # The operand code of a C-contiguous, aligned array in native byte order of floats, doubles or
+    # integers; of all else 0.
+    cdef cnp.ndarray a
+    if type(x) is not cnp.ndarray or not cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x):
+        return 0
+    a = x
+    if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT:
+        return FL_F32
+    if cnp.PyArray_TYPE(a) == cnp.NPY_DOUBLE:
+        return FL_F64
+    if cnp.PyArray_ISSIGNED(a):
+        return 16 + cnp.PyArray_ITEMSIZE(a)
+    return cnp.PyArray_ITEMSIZE(a) if cnp.PyArray_ISUNSIGNED(a) or cnp.PyArray_ISBOOL(a) else 0
+
+
+cdef bint none_below_0(object x) noexcept:
+    # Whether it is plain, of floats or doubles, and none of them below 0 or nan.
+    cdef Py_ssize_t i
+    cdef double value
+    if not is_plain(x):
+        return False
+    for i in range(cnp.PyArray_SIZE(<cnp.ndarray>x)):
+        if cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.NPY_DOUBLE:
+            value = (<const double*>cnp.PyArray_DATA(<cnp.ndarray>x))[i]
+        else:
+            value = (<const float*>cnp.PyArray_DATA(<cnp.ndarray>x))[i]
+        if not value >= 0:
+            return False
+    return True
+
+
+cdef inline bint over_axes(object x, cnp.ndarray pred, int axes) noexcept:
+    # Whether it is plain, and of the shape of the first axes.
+    cdef int i
+    if not plain_code(x) or (<cnp.ndarray>x).ndim != axes:
+        return False
+    for i in range(axes):
+        if cnp.PyArray_DIM(<cnp.ndarray>x, i) != cnp.PyArray_DIM(pred, i):
+            return False
+    return True
+
+
+cdef inline void lie(fl_operand* op, cnp.ndarray x, bint matrix) noexcept:
+    # A plain operand; of a matrix the second axis are the classes.
+    op.data = <char*>cnp.PyArray_DATA(x)
+    op.code = plain_code(x)
+    op.step = cnp.PyArray_ITEMSIZE(x)
+    op.cols = cnp.PyArray_DIM(x, 1) if matrix else cnp.PyArray_SIZE(x)
+    op.ndim = matrix
+    op.shape = <const Py_ssize_t*>cnp.PyArray_DIMS(x)
+    op.stride = <const Py_ssize_t*>cnp.PyArray_STRIDES(x)
 
 
 cdef inline bint is_plain(object x) noexcept:
     # A C-contiguous, aligned, native float32 or float64 array.
-    return (type(x) is cnp.ndarray and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>x)
-            and cnp.PyArray_TYPE(<cnp.ndarray>x) in (cnp.NPY_FLOAT, cnp.NPY_DOUBLE))
+    return plain_code(x) in (FL_F32, FL_F64)
 
 
 cdef inline bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -830,7 +896,8 @@ cdef class Method:
     def __call__(self, *args, **kwargs):
         cdef Gate gate = self.__self__
         if gate.usual and len(args) == 2 and not kwargs:
-            result = gate.plain(args[0], args[1], gate.usual_knobs, gate.usual_ignored, None)
+            result = gate.plain(args[0], args[1], gate.usual_knobs, gate.usual_ignored, 0, None,
+                                None, None, None, None, None)
             if result is not None:
                 return result
         return self.__func__(gate, *args, **kwargs)
@@ -862,14 +929,13 @@ cdef class Method:
 
 
 cdef class ElementwiseGate(Gate):
-    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
-        if (is_plain(pred) and is_plain(target)
-                and cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.PyArray_TYPE(<cnp.ndarray>target)
+    cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
+                      class_weight, weight, mask, reduction, normalizer, out):
+        if (is_plain(pred) and plain_code(target)
                 and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial
                 and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
-            return self.small(pred, target, knobs, 1,
-                              FL_F64 if cnp.PyArray_TYPE(<cnp.ndarray>pred) == cnp.NPY_DOUBLE
-                              else FL_F32, None, out)
+            return self.small(pred, target, knobs, None, 0, None, weight, mask, reduction,
+                              normalizer, out)
         return None
 
     def __call__(self, pred, target, tuple knobs=(), per_class=None, *, sample_weight=None,
@@ -879,11 +945,10 @@ cdef class ElementwiseGate(Gate):
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
-        if (sample_weight is None and mask is None and reduction is None and normalizer is None
-                and per_class is None and self.optional_array
-                and no_threads(num_threads)
-                and (self.plain_mean or self.plain_sum)):
-            result = self.plain(pred, target, values, None, out)
+        if (per_class is None and self.optional_array and no_threads(num_threads)
+                and self.results != ""):
+            result = self.plain(pred, target, values, None, 0, None, sample_weight, mask,
+                                reduction, normalizer, out)
             if result is not None:
                 return result
         return self.general(
@@ -915,21 +980,23 @@ cdef class RowsGate(Gate):
                 return False
         return True
 
-    cdef object plain(self, pred, target, double* knobs, ignore_index, out):
-        if ((self.labels or self.lists) and self.neutral(knobs)
-                and is_plain(pred) and (<cnp.ndarray>pred).ndim == 2
-                and type(target) is cnp.ndarray
-                and (<cnp.ndarray>target).ndim == (2 if self.lists else 1)
-                and cnp.PyArray_ISCARRAY_RO(<cnp.ndarray>target)
-                and cnp.PyArray_DIM(<cnp.ndarray>target, 0) == cnp.PyArray_DIM(<cnp.ndarray>pred, 0)
-                and (not self.lists
-                     or cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target))
-                and cnp.PyArray_ISSIGNED(<cnp.ndarray>target)
-                and cnp.PyArray_ISINTEGER(<cnp.ndarray>target)
-                and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial):
-            return self.small(pred, target, knobs, 1, 16 + (<cnp.ndarray>target).itemsize,
-                              ignore_index, out)
-        return None
+    cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
+                      class_weight, weight, mask, reduction, normalizer, out):
+        cdef bint integers
+        if not (is_plain(pred) and plain_code(target) and (<cnp.ndarray>pred).ndim == 2
+                and self.neutral(knobs) and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial):
+            return None
+        integers = cnp.PyArray_ISINTEGER(<cnp.ndarray>target)  # no booleans
+        if (<cnp.ndarray>target).ndim == 1:
+            if not (self.labels and integers) or (
+                    cnp.PyArray_DIM(<cnp.ndarray>target, 0)
+                    != cnp.PyArray_DIM(<cnp.ndarray>pred, 0)):
+                return None
+        elif not (cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)
+                  and ignore_index is None and (self.shares or self.lists and integers)):
+            return None
+        return self.small(pred, target, knobs, ignore_index, smoothing, class_weight, weight, mask,
+                          reduction, normalizer, out)
 
     def __call__(self, pred, target, tuple knobs=(), *, class_weight=None, label_smoothing=0.0,
                  ignore_index=None, axis=-1, class_mask=None, sample_weight=None, mask=None,
@@ -938,15 +1005,15 @@ cdef class RowsGate(Gate):
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
-        if (sample_weight is None and mask is None and reduction is None
-                and normalizer is None and class_weight is None and class_mask is None
-                and no_threads(num_threads)
-                and (self.plain_mean or self.plain_sum)
-                and type(label_smoothing) is float and label_smoothing == 0
+        if (class_mask is None and no_threads(num_threads)
+                and self.results != ""
+                and type(label_smoothing) is float and (
+                    label_smoothing == 0 or self.smooths and 0 < label_smoothing <= 1)
                 and (ignore_index is None or self.labels
                      and type(ignore_index) is int and -2**62 < ignore_index < 2**62)
                 and type(axis) is int and (axis == -1 or axis == 1)):
-            result = self.plain(pred, target, values, ignore_index, out)
+            result = self.plain(pred, target, values, ignore_index, label_smoothing,
+                                class_weight, sample_weight, mask, reduction, normalizer, out)
             if result is not None:
                 return result
         return self.general(

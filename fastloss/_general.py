@@ -24,6 +24,7 @@ from fastloss._gate import (
     RowsGate,
     floating,
     readable,
+    same,
 )
 from fastloss._loss import CLASSES, METHODS, Domain, Gradients, as_number
 from fastloss._threads import check_threads, get_num_threads, run
@@ -38,6 +39,7 @@ STREAM = 8 << 20
 # Elements of an array, so that no size in bytes, a workspace's too, is near 2**63. Only an array of
 # which many elements lie in one place can have more.
 MOST = 1 << 50
+LARGEST = {4: float(np.finfo(np.float32).max), 8: float(np.finfo(np.float64).max)}
 
 
 def array(loss: str, name: str, x: Any) -> Array:
@@ -130,7 +132,7 @@ class Checks:
         for name, x in inputs.items():
             if not isinstance(x, np.ndarray) or not np.may_share_memory(array, x):
                 continue
-            if name == over.get(result) and _same(array, x):
+            if name == over.get(result) and same(array, x):
                 continue
             if np.shares_memory(array, x):
                 cure = f"; only its gradient may be exactly {name}" if name in over.values() else ""
@@ -199,6 +201,8 @@ class Call(Checks):
                 f"expected a scalar, the leading axes of {self.shape}, or as many axes with 1s, "
                 f"got shape {a.shape}",
             )
+        if a.shape == self.shape:
+            return a
         return np.broadcast_to(a.reshape(a.shape + (1,) * (len(self.shape) - a.ndim)), self.shape)
 
     def first_bad(
@@ -352,8 +356,7 @@ class Call(Checks):
         length = self.shape[0] if self.shape else 1
         divisor = {"mean": count, "batchmean": length}.get(reduction, 1.0)
         # No further than the largest number: 0 times inf is nan.
-        largest = np.finfo(np.float32 if self.dtype.itemsize == 4 else np.float64).max
-        return divisor, min(1 / divisor, float(largest)) if divisor else 0.0
+        return divisor, min(1 / divisor, LARGEST[self.dtype.itemsize]) if divisor else 0.0
 
     def reduce(
         self,
@@ -392,15 +395,6 @@ class Call(Checks):
 
 def _divide(total: float, divisor: float) -> float:
     return total / divisor if divisor else math.nan
-
-
-def _same(a: Array, b: Array) -> bool:
-    return (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and a.strides == b.strides
-        and a.shape == b.shape
-        and a.dtype == b.dtype
-    )
 
 
 def _checked(loss: Any, options: dict[str, Any]) -> dict[str, Any]:
@@ -535,8 +529,7 @@ def each(
 
     count = float(call.pred.size)
     in_place = any(
-        a is not None and name in over and _same(a, inputs[over[name]])
-        for name, a in arrays.items()
+        a is not None and name in over and same(a, inputs[over[name]]) for name, a in arrays.items()
     )
     weighted = weight is not None or keep is not None
     counted = weighted and call.counts(reduction, normalizer)
@@ -1014,7 +1007,7 @@ class Rows(_Pickles, RowsGate):
         count = float(math.prod(call.shape))
         weighted = weight is not None or keep is not None
         grad = arrays.get("g")
-        in_place = grad is not None and _same(grad, call.pred)
+        in_place = grad is not None and same(grad, call.pred)
         first = bounded and (in_place or self.results == "")
         # Where all count and nothing of the caller's is written, the kernel checks the labels.
         late = self.results != "" and all(

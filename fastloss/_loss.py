@@ -48,6 +48,8 @@ class Gradients(Generic[G]):
 
 def as_number(x: Any) -> float:
     """A real number as a float, beyond the largest float inf; TypeError for anything else."""
+    if type(x) is float:
+        return x
     if isinstance(x, (str, bytes)) or not hasattr(x, "__float__") or np.ndim(x):
         raise TypeError(f"expected a number, got {x!r}")
     try:

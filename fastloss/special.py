@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from fastloss._general import Call, _same, array, derivative, integer, is_half
+from fastloss._gate import same
+from fastloss._general import Call, array, derivative, integer, is_half
 from fastloss._loss import Loss, named
 from fastloss.binary import binary_cross_entropy_with_logits
 from fastloss.multiclass import cross_entropy
@@ -38,7 +39,7 @@ _LOSSES: dict[str, Any] = {
 
 def _check_out(call: Call, out: Any, shape: tuple[int, ...], name: str, in_place: bool) -> None:
     """Raise where `out` cannot be written: over the input of this name, if not in place."""
-    exact = in_place and isinstance(out, np.ndarray) and _same(out, call.pred)
+    exact = in_place and isinstance(out, np.ndarray) and same(out, call.pred)
     overlapped = f"{name} without being exactly it" if in_place else f"{name}, which is only read"
     call.check_out(out, shape, "l", {} if exact else {overlapped: call.pred}, {})
 

@@ -29,6 +29,7 @@ EXTRA = [
     ("cross_entropy", (300, 11), None, contest.IN_PLACE),
     ("cross_entropy", (300, 11), None, contest.BFLOAT16),
     ("cross_entropy", (300, 11), None, contest.MIDDLE),
+    ("cross_entropy", (300, 11), 1, contest.WEIGHTED),
     ("huber_loss", (2001,), None, contest.HESSIAN),
 ]
 
@@ -78,7 +79,8 @@ def test_the_table_of_errors_has_what_a_loss_has():
 def test_table_has_every_loss_and_opponent(dtype, tiny, tmp_path):
     file = tmp_path / "times.json"
     # The compiler's results are those of PyTorch, and take minutes to come.
-    rivals = "NumPy|PyTorch|scikit-learn|numexpr|numba|JAX|XGBoost|LightGBM|out of place|contiguous"
+    rivals = "NumPy|PyTorch|scikit-learn|numexpr|numba|JAX|XGBoost|LightGBM|out of place|"
+    rivals += "contiguous|strided"
     text = run_tiny(f"--dtype={dtype}", f"--json={file}", f"--rivals={rivals}")
     written = json.loads(file.read_text())
     assert written.keys() == {"machine", "isa", "dtype", "threads", "cases"}
@@ -97,6 +99,7 @@ def test_table_has_every_loss_and_opponent(dtype, tiny, tmp_path):
         assert row["quartiles"]["limit"][1] == np.median(row["seconds"]["limit"])
         assert ("out of place" in who) == name.endswith("in place")
         assert ("contiguous" in who) == name.endswith("axis=1")
+        assert ("strided" in who) == name.endswith("weighted")
     for package, column, name in [
         ("sklearn", "scikit-learn", "huber_loss 2001 grad + Hessian"),
         ("numexpr", "numexpr", "huber_loss 2001"),

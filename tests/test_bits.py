@@ -19,6 +19,7 @@ from samples import (
     inputs,
     results,
     run_tests,
+    softness,
 )
 
 LAYOUTS = {
@@ -180,34 +181,61 @@ def test_totals_are_exact_sums(loss, layout, n, rng):
     assert abs(total - math.fsum(each)) <= 2**-50 * math.fsum(abs(each))
 
 
+class Indirect(np.ndarray):
+    """No plain array, so that a call goes the general way."""
+
+
+def short_options(loss, n, rng):
+    """What the gate takes of plain arrays, beside the two: each alone, and much at once."""
+    weights = {"sample_weight": rng.random(n).astype(np.float32)}
+    whole = np.where(np.arange(n) == 0, n, rng.integers(-1, 3, n))
+    yield from ({}, weights, {"sample_weight": whole}, {"normalizer": 3.0}, {"mask": whole > 0})
+    yield {"mask": whole > 1, "sample_weight": rng.random(n), "reduction": "batchmean"}
+    yield from ({"reduction": reduction} for reduction in ("sum", "none", "batchmean", "mean"))
+    knobs = {"label_smoothing": 0.2, "class_weight": np.arange(1.0, 5)}
+    knobs = {name: knob for name, knob in knobs.items() if name in loss.knobs}
+    if loss.kind == "rows" and loss.name not in ("multi_margin_loss", "kl_div_with_logits"):
+        yield from ({name: knob} for name, knob in knobs.items())
+        yield {**knobs, **weights, "reduction": "none"}
+
+
 @every_loss
-@pytest.mark.parametrize("shape", [(1,), (320,), (32768,), (32769,), (65536,), (131_072,)])
-def test_the_short_way_and_the_general(loss, shape, dtype):
+@pytest.mark.parametrize("n", [1, 320, 32769])
+def test_the_short_way_and_the_general(loss, n, dtype, rng, monkeypatch):
     """Plain calls of up to 1 MiB of prediction, of several ranges too, go from the gate to the
-    kernel, also into arrays that are given; a given reduction sends them about.
+    kernel, also into arrays that are given, whatever is asked for.
     """
-    pred, target = inputs(loss, shape, dtype=dtype)
-    for method in METHODS:
-        short = results(loss, method, pred, target)
-        general = results(loss, method, pred, target, reduction="mean")
-        assert all(np.array_equal(short[name], general[name]) for name in short), method
-        if METHODS[method] != "l":
-            outs = tuple(None if name == "l" else np.empty_like(pred) for name in METHODS[method])
-            into = results(loss, method, pred, target, out=outs if len(outs) > 1 else outs[0])
-            assert_same_bits(into, short)
-            assert all(
-                into[name] is out for name, out in zip(into, outs, strict=True) if name != "l"
-            )
+    gate = type(loss._call.__self__)
+    direct = all(knob.optional or not knob.each for knob in loss.knobs.values())
+    n = n if loss.kind == "elementwise" else min(n, 20000)
+    for soft in softness(loss):
+        pred, target = inputs(loss, (n,), dtype=dtype, soft=soft)
+        for options in short_options(loss, n, rng):
+            for method in METHODS:
+                general = results(loss, method, pred.view(Indirect), target, **options)
+                with monkeypatch.context() as patch:
+                    if direct:  # the levels of quantiles are the general way's
+                        patch.setattr(gate, "general", None)
+                    short = results(loss, method, pred, target, **options)
+                    assert_same_bits(short, general)
+                    outs = tuple(None if r == "l" else np.empty_like(pred) for r in METHODS[method])
+                    if METHODS[method] != "l":
+                        out = outs if len(outs) > 1 else outs[0]
+                        into = results(loss, method, pred, target, out=out, **options)
+                        assert_same_bits(into, general)
+                        given = zip(into.items(), outs, strict=True)
+                        assert all(a is out for (r, a), out in given if r != "l")
 
 
 @every_setting
 def test_the_short_way_of_a_bound_loss(loss, knobs, dtype):
     """A plain call of two arrays takes what is bound without asking the declared function."""
     pred, target = inputs(loss, (320,), dtype=dtype)
-    bound = loss.bind(**knobs)
-    for method in METHODS:
-        want = results(loss, method, pred, target, reduction="mean", **knobs)
-        assert_same_bits(results(bound, method, pred, target), want)
+    for reduction in ("mean", "sum", "none"):
+        bound = loss.bind(**knobs, reduction=reduction)
+        for method in METHODS:
+            want = results(loss, method, pred.view(Indirect), target, reduction=reduction, **knobs)
+            assert_same_bits(results(bound, method, pred, target), want)
 
 
 @every_other_isa
