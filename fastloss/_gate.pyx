@@ -618,7 +618,7 @@ cdef class Gate:
         usual = tuple([options.pop(name) for name in names])
         self.usual_ignored = options.pop("ignore_index", None)
         self.usual = (
-            Parameter.empty not in usual
+            results != "" and Parameter.empty not in usual
             and options.pop("axis", -1) in (-1, 1)
             and options.pop("label_smoothing", 0) == 0
             and (self.usual_ignored is None or type(self.usual_ignored) is int
