@@ -829,12 +829,18 @@ FL_DEFINE_ADVANCE(double, f64)
  * its few places of misses, and the mean squared error takes 1.4 times as long. Plain results are
  * streamed at once, those of losses that wait for memory (FL_MAP) summed too: a processor looks some 300
  * instructions ahead, and in longer phases that read nothing, memory waits (the mean squared error of 30
- * million: 11.2 -> 9.0 ms on a thread, of doubles 30 -> 19). */
-#define FL_LOOP(at, ORDER, SILENT)                                                                 \
+ * million: 11.2 -> 9.0 ms on a thread, of doubles 30 -> 19). Where registers suffice their losses are not
+ * written at all: stores to two places in turn took up to half of the time (Intel, in the L2 cache). */
+#if defined(__AVX512F__) /* has 32; with the 16 of AVX2 some take a tenth longer */
+#define FL_IN_REGISTERS 1
+#else
+#define FL_IN_REGISTERS 0
+#endif
+#define FL_LOOP(at, ORDER, SILENT, to_loss)                                                        \
     FL_INDEPENDENT for (int j = 0; j < FL_LANES; ++j) {                                            \
         at(z[j], y[j], a[j], k, &l, &g, &h);                                                       \
         if (!SILENT)                                                                               \
-            loss[e + j] = l;                                                                       \
+            (to_loss)[j] = l;                                                                      \
         if (ORDER > 0)                                                                             \
             to_grad[j] = g * scale;                                                                \
         if (ORDER > 1)                                                                             \
@@ -862,14 +868,15 @@ FL_DEFINE_ADVANCE(double, f64)
             T l, g, h;                                                                             \
             FL_PREFETCH_LANES(T, (b)->ahead)                                                       \
             if (&moderately != &at && place.moderate)                                              \
-                FL_LOOP(moderately, ORDER, SILENT)                                                 \
+                FL_LOOP(moderately, ORDER, SILENT, loss + e)                                       \
             else                                                                                   \
-                FL_LOOP(at, ORDER, SILENT)                                                         \
+                FL_LOOP(at, ORDER, SILENT, loss + e)                                               \
             FL_STREAM_RESULTS(S, b, ORDER, place.plain)                                            \
         }                                                                                          \
     }
 #define FL_MAP_QUICK(T, S, b, at, ORDER)                                                           \
     int plain = !(b)->weight && !(b)->to[0];                                                       \
+    int summed = FL_IN_REGISTERS && (b)->summed && ((b)->sum || (b)->silent);                      \
     int ahead = (b)->ahead && (b)->stream; /* else it only costs: a loss alone, up to a quarter */ \
     ptrdiff_t begin = (b)->stream && (b)->first ? FL_LANES : 0;                                    \
     ptrdiff_t end = !plain ? 0 : (b)->stream && (b)->last ? (b)->n - FL_LANES : (b)->n;            \
@@ -894,13 +901,19 @@ FL_DEFINE_ADVANCE(double, f64)
                 y = fl_padded_##S(pad[1], y, i + n - e);                                           \
                 a = fl_padded_##S(pad[2], a, i + n - e);                                           \
             }                                                                                      \
-            FL_LOOP(at, ORDER, 0)                                                                  \
-            if (whole) {                                                                           \
+            if (whole && summed) {                                                                 \
+                T each[FL_LANES];                                                                  \
+                FL_LOOP(at, ORDER, 0, each)                                                        \
                 if ((b)->sum)                                                                      \
+                    fl_add_lanes_##S((b)->sum, each);                                              \
+            } else {                                                                               \
+                FL_LOOP(at, ORDER, 0, loss + e)                                                    \
+                if (!whole)                                                                        \
+                    fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);              \
+                else if ((b)->sum)                                                                 \
                     fl_add_lanes_##S((b)->sum, loss + e);                                          \
-                FL_STREAM_RESULTS(S, b, ORDER, 1)                                                  \
-            } else                                                                                 \
-                fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);                  \
+            }                                                                                      \
+            FL_STREAM_RESULTS(S, b, ORDER, whole)                                                  \
         }                                                                                          \
     }
 #define FL_RESULTS(T, b)                                                                           \

@@ -402,6 +402,7 @@ cdef void elementwise(fl_call* c, Py_ssize_t index, fl_workspace* ws, T tag) noe
     b.wide = T is double
     b.order = c.order
     b.silent = c.silent
+    b.summed = not c.loss.data
     b.ahead = c.ranges > NEAR
     b.stream = c.stream and c.grad.ndim == 0 and c.hess.ndim == 0
     b.scale = c.scale
