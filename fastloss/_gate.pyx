@@ -636,9 +636,9 @@ cdef class Gate:
         # The results of a plain call, or None.
         return None
 
-    cdef int given(self, out, cnp.ndarray pred, tuple inputs, list into) except -1:
+    cdef int given(self, out, cnp.ndarray pred, tuple others, list into) except -1:
         # Puts the arrays for gradient and Hessian that `out` gives into their places; whether they
-        # are plain too, and apart from all others.
+        # are plain too, and apart from all others, but for a gradient that lies on the prediction.
         cdef Py_ssize_t i, slot
         if out is None:
             return True
@@ -653,9 +653,10 @@ cdef class Gate:
             slot = "lgh".index(self.results[i])
             if not (slot and is_plain(x) and cnp.PyArray_ISWRITEABLE(<cnp.ndarray>x)
                     and cnp.PyArray_TYPE(<cnp.ndarray>x) == cnp.PyArray_TYPE(pred)
-                    and cnp.PyArray_SAMESHAPE(<cnp.ndarray>x, pred)):
+                    and cnp.PyArray_SAMESHAPE(<cnp.ndarray>x, pred)
+                    and (apart(x, pred) or slot == 1 and upon(x, pred))):
                 return False
-            for other in inputs:
+            for other in others:
                 if other is not None and not apart(x, other):
                     return False
             into[slot] = x
@@ -691,7 +692,7 @@ cdef class Gate:
         cdef list into = [None, None, None]  # the loss per sample, the gradient, the Hessian
         cdef bint wide = cnp.PyArray_TYPE(pred) == cnp.NPY_DOUBLE
         cdef bint of_rows = self.drivers != DRIVERS.elementwise
-        cdef bint weighted = weight is not None or mask is not None, mean, late
+        cdef bint weighted = weight is not None or mask is not None, mean, late, in_place
         cdef int axes = 1 if of_rows else pred.ndim  # of the loss per sample
         cdef double[NEAR] partial
         cdef double divisor
@@ -717,7 +718,7 @@ cdef class Gate:
         if mask is not None and not (over_axes(mask, pred, axes)
                                      and cnp.PyArray_ISBOOL(<cnp.ndarray>mask)):
             return None
-        if not self.given(out, pred, (pred, target, class_weight, weight, mask), into):
+        if not self.given(out, pred, (target, class_weight, weight, mask), into):
             return None
         memset(&c, 0, sizeof(c))
         c.order = self.order
@@ -759,11 +760,12 @@ cdef class Gate:
         if class_weight is not None:
             lie(&c.extra, class_weight, False)
         # Labels are checked beforehand, but where all count and nothing of the caller's is written:
-        # there the kernel does.
+        # there the kernel does, as it does targets with a domain, if no prediction is written over.
         late = not of_rows or (c.soft and not self.lists) or (
             out is None and not (weighted or c.extra.data or c.has_ignored or self.lists))
+        in_place = into[1] is not None and upon(into[1], pred)
         divisor = c.size
-        if not late or (weighted and mean and normalizer is None):
+        if not late or (c.bounded and in_place) or (weighted and mean and normalizer is None):
             for i in range(c.ranges):
                 fl_run(DRIVERS.weigh[wide], &c, i, NULL)
             if c.bad:
@@ -875,6 +877,11 @@ cdef inline bint apart(cnp.ndarray a, cnp.ndarray b) noexcept:
     cdef char* begin_a = <char*>cnp.PyArray_DATA(a)
     cdef char* begin_b = <char*>cnp.PyArray_DATA(b)
     return begin_a + cnp.PyArray_NBYTES(a) <= begin_b or begin_b + cnp.PyArray_NBYTES(b) <= begin_a
+
+
+cdef inline bint upon(cnp.ndarray a, cnp.ndarray b) noexcept:
+    # Whether one of two contiguous arrays of a shape and a dtype lies exactly upon the other.
+    return cnp.PyArray_DATA(a) == cnp.PyArray_DATA(b)
 
 
 cdef inline bint no_threads(object n) except -1:

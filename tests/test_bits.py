@@ -225,6 +225,13 @@ def test_the_short_way_and_the_general(loss, n, dtype, rng, monkeypatch):
                         assert_same_bits(into, general)
                         given = zip(into.items(), outs, strict=True)
                         assert all(a is out for (r, a), out in given if r != "l")
+                    if "g" in METHODS[method]:
+                        over = pred.copy()
+                        slots = {"l": None, "g": over, "h": None}
+                        out = tuple(slots[r] for r in METHODS[method])
+                        into = results(loss, method, over, target, out=out, **options)
+                        assert_same_bits(into, general)
+                        assert into["g"] is over
 
 
 @every_setting

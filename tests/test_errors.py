@@ -588,6 +588,7 @@ def test_out_may_not_overlap(loss):
 def test_out_may_not_overlap_the_target(loss):
     pred, target = inputs(loss, (6, 5))
     bad_out(loss, ValueError, pred, target, target, "target", "overlap")
+    bad_out(loss, ValueError, target, target, target, "overlap")
 
 
 def test_out_may_not_overlap_pos_weight():
@@ -603,6 +604,8 @@ def test_out_may_not_overlap_labels_probabilities_or_a_mask():
     out = np.zeros(pred.shape)
     labels = out.view(np.int64)[:, 0]
     bad_out(fl.cross_entropy, ValueError, pred, labels, out, "target", "overlap")
+    labels = out.view(np.int64).reshape(-1)[:6]
+    bad_out(fl.cross_entropy, ValueError, out, labels, out, "overlap")
     mask = out.view(bool)[:, 0]
     labels = np.zeros(6, int)
     bad_out(fl.cross_entropy, ValueError, pred, labels, out, "mask", "overlap", mask=mask)
