@@ -10,6 +10,7 @@ from fastloss._loss import Gradients
 
 SCORES: tuple[str, ...]
 SERIAL: int
+REDUCTIONS: tuple[str, ...]
 
 def readable(dtype: np.dtype[Any]) -> bool: ...
 def floating(dtype: np.dtype[Any]) -> bool: ...

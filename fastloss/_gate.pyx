@@ -140,6 +140,7 @@ cdef enum:
 SERIAL = 1 << 20
 cdef Py_ssize_t serial = SERIAL
 
+REDUCTIONS = ("mean", "batchmean", "sum", "none")
 FORMS = ("terms", "means", "divergence", "margins", "rival", "lists")  # as in src/call.h
 
 
@@ -703,7 +704,7 @@ cdef class Gate:
         cdef Py_ssize_t i
         if reduction is None:
             reduction = self.defaults.get("reduction", "mean")
-        if type(reduction) is not str or reduction not in ("mean", "sum", "batchmean", "none"):
+        if type(reduction) is not str or reduction not in REDUCTIONS:
             return None
         mean = reduction == "mean"
         if normalizer is not None and not (mean and type(normalizer) is float and normalizer > 0):

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastloss._gate import (
+    REDUCTIONS,
     SERIAL,
     ElementwiseGate,
     Job,
@@ -31,7 +32,6 @@ from fastloss._threads import check_threads, get_num_threads, run
 
 Array = NDArray[Any]
 FIRST_ORDER = tuple(name for name, (results, _) in METHODS.items() if "h" not in results)
-REDUCTIONS = ("mean", "batchmean", "sum", "none")
 
 FLOATS = "float32, float64, float16, bfloat16"
 # Outputs above this many bytes are written past the cache: they would push everything out of it.

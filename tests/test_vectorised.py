@@ -72,6 +72,7 @@ def maps():
     return {name: re.findall(r"(MAP\w*)\((?:b|&own), ([^)]*)\)", body) for name, body in bodies}
 
 
+@cache
 def variants():
     """How many loops of floats and of doubles each block function has in the source: one for each
     order of derivatives, and for losses of exp or log one more for each that is asked for alone.
@@ -100,7 +101,7 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
             full = sum(bool(re.search(vector, text)) for text in of_loops)
             if full < count:
                 missing[name, letter] = f"{full} of {count} loops"
-        # Of two loops in one (FL_IN_REGISTERS), either may do its lanes one by one.
+        # Nor may one of two loops in one (FL_IN_REGISTERS) do its lanes one by one.
         ways = {way for way, _ in maps()[name]}
         for text in (text for each in own for text in loops(each, innermost=True)):
             single, packed = (len(re.findall(ARITHMETIC + x, text)) for x in ("s[sd]", "p[sd]"))
