@@ -120,7 +120,7 @@ DEFINE_NUMBERS(double, f64)
             if (how == 0)                                                                          \
                 FL_MAP(&b, at_f32, at_f64);                                                        \
             else if (how == 1)                                                                     \
-                FL_MAP_MODERATE(&b, moderate_f32, moderate_f64, at_f32, at_f64);                   \
+                FL_MAP_MODERATE(&b, 1, moderate_f32, moderate_f64, at_f32, at_f64);                \
             else                                                                                   \
                 FL_MAP_LOG(&b, at_f32, at_f64);                                                    \
         }                                                                                          \

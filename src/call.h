@@ -830,7 +830,8 @@ FL_DEFINE_ADVANCE(double, f64)
  * streamed at once, those of losses that wait for memory (FL_MAP) summed too: a processor looks some 300
  * instructions ahead, and in longer phases that read nothing, memory waits (the mean squared error of 30
  * million: 11.2 -> 9.0 ms on a thread, of doubles 30 -> 19). Where registers suffice their losses are not
- * written at all: stores to two places in turn took up to half of the time (Intel, in the L2 cache). */
+ * written where they are only summed: stores to two places in turn took up to half of the time (Intel, in
+ * the L2 cache). The loops of others are rolled: copies of them are a tenth of the modules. */
 #if defined(__AVX512F__) /* has 32; with the 16 of AVX2 some take a tenth longer */
 #define FL_IN_REGISTERS 1
 #else
@@ -858,8 +859,8 @@ FL_DEFINE_ADVANCE(double, f64)
         if (ORDER > 1 && (b)->to[2])                                                               \
             fl_stream_lanes_##S((b)->to[2], hess, e);                                              \
     }
-#define FL_MAP_SLOW(T, S, b, moderately, at, ORDER, SILENT)                                        \
-    while (fl_advance_##S(b, &place, &moderately != &at)) {                                        \
+#define FL_MAP_SLOW(T, S, b, able, moderately, at, ORDER, SILENT)                                  \
+    while (fl_advance_##S(b, &place, able)) {                                                      \
         const T *z = place.z, *y = place.y, *a = place.a;                                          \
         T *to_grad = place.grad, *to_hess = place.hess;                                            \
         for (ptrdiff_t e = place.e, end = e + place.n; e < end;                                    \
@@ -867,10 +868,10 @@ FL_DEFINE_ADVANCE(double, f64)
                        to_hess += FL_LANES) {                                                      \
             T l, g, h;                                                                             \
             FL_PREFETCH_LANES(T, (b)->ahead)                                                       \
-            if (&moderately != &at && place.moderate)                                              \
-                FL_LOOP(moderately, ORDER, SILENT, loss + e)                                       \
+            if ((able) && place.moderate)                                                          \
+                FL_ROLLED FL_LOOP(moderately, ORDER, SILENT, loss + e)                             \
             else                                                                                   \
-                FL_LOOP(at, ORDER, SILENT, loss + e)                                               \
+                FL_ROLLED FL_LOOP(at, ORDER, SILENT, loss + e)                                     \
             FL_STREAM_RESULTS(S, b, ORDER, place.plain)                                            \
         }                                                                                          \
     }
@@ -901,18 +902,15 @@ FL_DEFINE_ADVANCE(double, f64)
                 y = fl_padded_##S(pad[1], y, i + n - e);                                           \
                 a = fl_padded_##S(pad[2], a, i + n - e);                                           \
             }                                                                                      \
-            if (whole && summed) {                                                                 \
-                T each[FL_LANES];                                                                  \
-                FL_LOOP(at, ORDER, 0, each)                                                        \
-                if ((b)->sum)                                                                      \
-                    fl_add_lanes_##S((b)->sum, each);                                              \
-            } else {                                                                               \
-                FL_LOOP(at, ORDER, 0, loss + e)                                                    \
-                if (!whole)                                                                        \
-                    fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);              \
-                else if ((b)->sum)                                                                 \
-                    fl_add_lanes_##S((b)->sum, loss + e);                                          \
-            }                                                                                      \
+            T own[FL_LANES], *each = FL_IN_REGISTERS ? own : loss + e;                             \
+            FL_LOOP(at, ORDER, 0, each)                                                            \
+            if (FL_IN_REGISTERS && !(whole && summed))                                             \
+                FL_INDEPENDENT for (int j = 0; j < FL_LANES; ++j)                                  \
+                    loss[e + j] = own[j];                                                          \
+            if (!whole)                                                                            \
+                fl_settle_##S(b, e, i + n - e < FL_LANES ? i + n - e : FL_LANES);                  \
+            else if ((b)->sum)                                                                     \
+                fl_add_lanes_##S((b)->sum, each);                                                  \
             FL_STREAM_RESULTS(S, b, ORDER, whole)                                                  \
         }                                                                                          \
     }
@@ -932,21 +930,21 @@ FL_DEFINE_ADVANCE(double, f64)
             FL_MAP_QUICK(T, S, b, at, 2)                                                           \
         }                                                                                          \
     } while (0)
-#define FL_MAP_SLOW_AS(T, S, b, moderately, at)                                                    \
+#define FL_MAP_SLOW_AS(T, S, b, able, moderately, at)                                              \
     do {                                                                                           \
         FL_RESULTS(T, b)                                                                           \
         fl_place_##S place;                                                                        \
         place.e = place.n = place.moderate = place.plain = 0;                                      \
         if ((b)->order == 0) {                                                                     \
-            FL_MAP_SLOW(T, S, b, moderately, at, 0, 0)                                             \
+            FL_MAP_SLOW(T, S, b, able, moderately, at, 0, 0)                                       \
         } else if ((b)->order == 1 && (b)->silent) {                                               \
-            FL_MAP_SLOW(T, S, b, moderately, at, 1, 1)                                             \
+            FL_MAP_SLOW(T, S, b, able, moderately, at, 1, 1)                                       \
         } else if ((b)->order == 1) {                                                              \
-            FL_MAP_SLOW(T, S, b, moderately, at, 1, 0)                                             \
+            FL_MAP_SLOW(T, S, b, able, moderately, at, 1, 0)                                       \
         } else if ((b)->silent) {                                                                  \
-            FL_MAP_SLOW(T, S, b, moderately, at, 2, 1)                                             \
+            FL_MAP_SLOW(T, S, b, able, moderately, at, 2, 1)                                       \
         } else {                                                                                   \
-            FL_MAP_SLOW(T, S, b, moderately, at, 2, 0)                                             \
+            FL_MAP_SLOW(T, S, b, able, moderately, at, 2, 0)                                       \
         }                                                                                          \
     } while (0)
 #define FL_MAP(b, at_f32, at_f64)                                                                  \
@@ -962,9 +960,9 @@ FL_DEFINE_ADVANCE(double, f64)
 #define FL_MAP_LOG(b, at_f32, at_f64)                                                              \
     do {                                                                                           \
         if ((b)->wide)                                                                             \
-            FL_MAP_SLOW_AS(double, f64, b, at_f64, at_f64);                                        \
+            FL_MAP_SLOW_AS(double, f64, b, 0, at_f64, at_f64);                                     \
         else                                                                                       \
-            FL_MAP_SLOW_AS(float, f32, b, at_f32, at_f32);                                         \
+            FL_MAP_SLOW_AS(float, f32, b, 0, at_f32, at_f32);                                      \
     } while (0)
 /* For losses of exp; without a loss they take a third less. */
 #define FL_MAP_FLUSHED(b, at_f32, at_f64)                                                          \
@@ -975,15 +973,15 @@ FL_DEFINE_ADVANCE(double, f64)
     } while (0)
 /* Of rows and labels, whose losses are computed in double. The rows' drivers are in this mode already:
  * to read it waits for all that is computed. */
-#define FL_MAP_LABELS(b, at_f64) FL_MAP_SLOW_AS(double, f64, b, at_f64, at_f64)
+#define FL_MAP_LABELS(b, at_f64) FL_MAP_SLOW_AS(double, f64, b, 0, at_f64, at_f64)
 /* For those that have a shorter way to the same bits where a step is moderate (fl_moderate_*). */
-#define FL_MAP_MODERATE(b, moderate_f32, moderate_f64, at_f32, at_f64)                             \
+#define FL_MAP_MODERATE(b, able, moderate_f32, moderate_f64, at_f32, at_f64)                       \
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \
         if ((b)->wide)                                                                             \
-            FL_MAP_SLOW_AS(double, f64, b, moderate_f64, at_f64);                                  \
+            FL_MAP_SLOW_AS(double, f64, b, able, moderate_f64, at_f64);                            \
         else                                                                                       \
-            FL_MAP_SLOW_AS(float, f32, b, moderate_f32, at_f32);                                   \
+            FL_MAP_SLOW_AS(float, f32, b, able, moderate_f32, at_f32);                             \
         fl_leave(own);                                                                             \
     } while (0)
 

@@ -91,7 +91,7 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
     module, found = functions(isa)
     missing = {}
     for name in module.BLOCKS:
-        symbol = f"__pyx_f_8fastloss_7kernels_{len(isa)}{isa}_{name}"
+        symbol = "__pyx_f_8fastloss_7kernels_7kernels_" + name
         own = [found[key] for key in found if key == symbol or key.startswith(symbol + ".")]
         of_loops = [text for each in own for text in loops(each)]  # of gcc's clones too
         assert sum(variants()[name]) > 0
@@ -101,11 +101,11 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
             full = sum(bool(re.search(vector, text)) for text in of_loops)
             if full < count:
                 missing[name, letter] = f"{full} of {count} loops"
-        # Nor may one of two loops in one (FL_IN_REGISTERS) do its lanes one by one.
+        # Nor may a loop of those do its lanes one by one (what returns is no loop).
         ways = {way for way, _ in maps()[name]}
         for text in (text for each in own for text in loops(each, innermost=True)):
             single, packed = (len(re.findall(ARITHMETIC + x, text)) for x in ("s[sd]", "p[sd]"))
-            if ways == {"MAP"} and single > packed:
+            if ways == {"MAP"} and single > packed and "\nret" not in text:
                 missing[name] = text
     assert not missing
 
@@ -114,7 +114,7 @@ def test_every_loop_of_a_block_function_is_vectorised(isa):
 def test_every_exponential_of_the_scores_is_vectorised(isa):
     """2^n is made by a shift: by 23 bits in floats, by 52 in doubles; less where a table helps."""
     _, found = functions(isa)
-    symbol = re.compile(rf"_{len(isa)}{isa}_score(s|_row|_lanes)\b")
+    symbol = re.compile(r"_score(s|_row|_lanes)\b")
     float_bits, double_bits = (19, 49) if isa == "avx512" else (23, 52)
     for fused, shift in ((0, rf"pslld\s+\${float_bits:#x}"), (1, rf"psllq\s+\${double_bits:#x}")):
         of_loops = [

@@ -251,7 +251,7 @@ cdef inline void exponential_moderate_at(
 
 
 cdef void exponential(fl_elements* b) noexcept nogil:
-    MAP_MODERATE(b, exponential_moderate_at[float], exponential_moderate_at[double],
+    MAP_MODERATE(b, True, exponential_moderate_at[float], exponential_moderate_at[double],
                  exponential_at[float], exponential_at[double])
 
 BLOCKS["exponential"] = <size_t>&exponential

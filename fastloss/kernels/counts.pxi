@@ -73,7 +73,7 @@ cdef inline void poisson_full_at(
 
 
 cdef void poisson_of_logs(fl_elements* b) noexcept nogil:
-    MAP_MODERATE(b, poisson_moderate_at[float], poisson_moderate_at[double],
+    MAP_MODERATE(b, True, poisson_moderate_at[float], poisson_moderate_at[double],
                  poisson_at[float], poisson_at[double])
 
 
@@ -146,11 +146,10 @@ cdef inline void negative_binomial_moderate_at(
 
 
 cdef void negative_binomial_nll(fl_elements* b) noexcept nogil:
-    if 1e-6 < b.knobs[0] < 1e6:  # with such alphas no product leaves the range of numbers
-        MAP_MODERATE(b, negative_binomial_moderate_at[float], negative_binomial_moderate_at[double],
-                     negative_binomial_at[float], negative_binomial_at[double])
-    else:
-        MAP_FLUSHED(b, negative_binomial_at[float], negative_binomial_at[double])
+    # With such alphas no product leaves the range of numbers.
+    MAP_MODERATE(b, 1e-6 < b.knobs[0] < 1e6,
+                 negative_binomial_moderate_at[float], negative_binomial_moderate_at[double],
+                 negative_binomial_at[float], negative_binomial_at[double])
 
 BLOCKS["negative_binomial_nll"] = <size_t>&negative_binomial_nll
 
@@ -176,7 +175,7 @@ cdef inline void gamma_moderate_at(
 
 
 cdef void gamma_nll(fl_elements* b) noexcept nogil:
-    MAP_MODERATE(b, gamma_moderate_at[float], gamma_moderate_at[double],
+    MAP_MODERATE(b, True, gamma_moderate_at[float], gamma_moderate_at[double],
                  gamma_at[float], gamma_at[double])
 
 BLOCKS["gamma_nll"] = <size_t>&gamma_nll
@@ -246,10 +245,8 @@ cdef void tweedie(fl_elements* b) noexcept nogil:
         poisson_of_logs(b)
     elif b.knobs[0] == 2:
         gamma_nll(b)
-    elif 1 < b.knobs[0] < 3:  # abs(c) < 1, abs(d) < 2: what is moderate stays so
-        MAP_MODERATE(b, tweedie_moderate_at[float], tweedie_moderate_at[double],
+    else:  # from 1 to 3 abs(c) < 1, abs(d) < 2: what is moderate stays so
+        MAP_MODERATE(b, 1 < b.knobs[0] < 3, tweedie_moderate_at[float], tweedie_moderate_at[double],
                      tweedie_at[float], tweedie_at[double])
-    else:
-        MAP_FLUSHED(b, tweedie_at[float], tweedie_at[double])
 
 BLOCKS["tweedie"] = <size_t>&tweedie

@@ -6,7 +6,8 @@
 # derivatives do without: it drops the loss too. So does MAP_FLUSHED, for losses of exp, where
 # results that are no normal numbers become 0, and MAP_MODERATE, for those that take a shorter way
 # to the same bits, given first, where z and y are neither large nor small (fl_moderate,
-# src/vecmath.h). MAP_LABELS is MAP_FLUSHED of the losses of rows and labels, in double alone.
+# src/vecmath.h) and the knobs allow it. MAP_LABELS is MAP_FLUSHED of the losses of rows and labels,
+# in double alone.
 # BLOCKS makes the block function known to the declarations. The losses are in the file of their
 # family, of the same name as the module of their declarations.
 
@@ -20,4 +21,4 @@ cdef extern from "call.h" nogil:
     void MAP_LOG "FL_MAP_LOG"(fl_elements*, at_f32, at_f64)
     void MAP_FLUSHED "FL_MAP_FLUSHED"(fl_elements*, at_f32, at_f64)
     void MAP_LABELS "FL_MAP_LABELS"(fl_elements*, at_f64)
-    void MAP_MODERATE "FL_MAP_MODERATE"(fl_elements*, at_f32, at_f64, at_f32, at_f64)
+    void MAP_MODERATE "FL_MAP_MODERATE"(fl_elements*, bint, at_f32, at_f64, at_f32, at_f64)

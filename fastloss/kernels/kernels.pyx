@@ -1,6 +1,6 @@
-# One instruction set's module: the losses' mathematics, the drivers that call them, and what the
-# module exports: BLOCKS, {name: address of the loss's block function}, and DRIVERS, the address of
-# its table of drivers.
+# One instruction set's module (setup.py makes one of each): the losses' mathematics, the drivers
+# that call them, and what the module exports: BLOCKS, {name: address of the loss's block function},
+# and DRIVERS, the address of its table of drivers.
 from libc.math cimport (
     INFINITY, NAN, copysign, copysignf, fabs, fabsf, floor, sqrt, sqrtf)
 from libc.stdint cimport int32_t, int64_t

@@ -1,2 +1,0 @@
-# The kernels for avx2: setup.py gives the flags.
-include "kernels.pxi"

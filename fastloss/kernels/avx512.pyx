@@ -1,2 +1,0 @@
-# The kernels for avx512: setup.py gives the flags.
-include "kernels.pxi"

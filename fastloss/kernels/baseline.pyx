@@ -1,2 +1,0 @@
-# The kernels for baseline: setup.py gives the flags.
-include "kernels.pxi"
