@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         median = statistics.median(mine for mine, _ in spent)
         ratio = statistics.median(mine / theirs for mine, theirs in spent)
         per_number = median / max(1, numbers) * 1e9
-        print(f"{name:44}{median * 1e3:>9.2f}{per_number:>11.3f}{ratio:>10.2f}x", flush=True)
+        print(f"{name:44}{median * 1e3:>9.3f}{per_number:>11.3f}{ratio:>10.2f}x", flush=True)
     print(
         "\nof memory: times what np.subtract takes; of rows a copy, of scores one reading (np.max)"
     )
