@@ -1,5 +1,7 @@
 """Fixtures of the whole suite: both dtypes, and random numbers that are the same in every run."""
 
+import gc
+
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +25,11 @@ settings.load_profile("short")
 def pytest_collection_modifyitems(items):
     """What takes a minute begins first: one process of several would end with it alone."""
     items.sort(key=lambda item: not item.name.startswith("test_other_instruction_sets"))
+
+
+def pytest_collection_finish():
+    """Tests stay, tens of thousands: else each gc.collect() takes a third of a second for them."""
+    gc.freeze()
 
 
 @pytest.fixture(params=["float32", "float64"])
