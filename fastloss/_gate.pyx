@@ -7,7 +7,7 @@ exactly and rounded once, so the bits of a result do not depend on who did what.
 """
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
-from libc.math cimport NAN, isinf
+from libc.math cimport NAN, isinf, isnan
 from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
@@ -165,8 +165,8 @@ cdef fl_driver* driver_of(str name, int* form) except NULL:
 SCORES = ("logprob", "loss", "lse", "entropy", "margin", "confidence", "argmax", "rank", "correct",
           "topk", "topk_logprob")
 OPERANDS = ("pred", "target", "extra", "weight", "mask", "loss", "grad", "hess", "class_mask")
-# The scalar knobs that are options of the driver of rows, and what leaves a row as it is.
-NEUTRAL = {"temperature": 1.0, "z_loss": 0.0, "from_logits": 0.0, "softcap": math.inf}
+# The scalar knobs that are options of the driver of rows, in the order that `small` takes them in.
+ROW_OPTIONS = ("temperature", "z_loss", "softcap", "from_logits")
 
 
 cdef size_t plan(fl_call* c, bint wide, bint softmax, bint across) noexcept nogil:
@@ -578,7 +578,7 @@ cdef class Gate:
     cdef object usual_ignored
     cdef fl_driver* drivers
     cdef int form
-    cdef double[4] knob_neutral
+    cdef int[4] row_option
 
     def __init__(self, loss, str results, dict defaults):
         cdef int i
@@ -614,7 +614,7 @@ cdef class Gate:
             self.knob_zero[i] = scalars[i].check.contains(0)
         names = [name for name, knob in loss.knobs.items() if knob.scalar]
         for i in range(self.n_knobs):
-            self.knob_neutral[i] = NEUTRAL.get(names[i], NAN)
+            self.row_option[i] = ROW_OPTIONS.index(names[i]) if names[i] in ROW_OPTIONS else -1
         options = loss.values({})
         usual = tuple([options.pop(name) for name in names])
         self.usual_ignored = options.pop("ignore_index", None)
@@ -737,8 +737,17 @@ cdef class Gate:
             c.size = cnp.PyArray_DIM(pred, 0)
             c.classes = cnp.PyArray_DIM(pred, 1)
             c.soft = target.ndim == 2
+            for i in range(self.n_knobs):
+                if self.row_option[i] == 0:
+                    c.temperature = knobs[i]
+                elif self.row_option[i] == 1:
+                    c.z_loss = knobs[i]
+                elif self.row_option[i] == 2:
+                    c.softcap = 0 if isnan(knobs[i]) else knobs[i]
+                elif self.row_option[i] == 3:
+                    c.target_logits = knobs[i] != 0
             c.smoothing = smoothing
-            c.spread = smoothing != 0
+            c.spread = smoothing != 0 or c.z_loss != 0
             c.divergence = self.own_divergence
             if ignore_index is not None:
                 c.has_ignored = True
@@ -979,20 +988,11 @@ cdef class PairsGate(Gate):
 
 
 cdef class RowsGate(Gate):
-    cdef inline bint neutral(self, const double* knobs) noexcept:
-        # Whether the knobs are none of a row's options, or leave the row as it is; None (nan) does.
-        cdef int i
-        for i in range(self.n_knobs):
-            if self.knob_neutral[i] == self.knob_neutral[i] and knobs[i] == knobs[i] and (
-                    knobs[i] != self.knob_neutral[i]):
-                return False
-        return True
-
     cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
                       class_weight, weight, mask, reduction, normalizer, out):
         cdef bint integers
         if not (is_plain(pred) and plain_code(target) and (<cnp.ndarray>pred).ndim == 2
-                and self.neutral(knobs) and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial):
+                and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial):
             return None
         integers = cnp.PyArray_ISINTEGER(<cnp.ndarray>target)  # no booleans
         if (<cnp.ndarray>target).ndim == 1:

@@ -102,7 +102,7 @@ class Choice:
 
 Positive = Annotated[float, Interval(0, open=True)]
 NonNegative = Annotated[float, Interval(0)]
-Temperature = Annotated[float, Interval(1e-12)]  # Hessians are divided by its square
+Temperature = Annotated[float, Interval(1e-12, 1e12)]  # squared still among the floats
 Fraction = Annotated[float, Interval(0, 1)]
 Flag = Annotated[bool, Interval(1, 1, also=(0,))]  # to the kernel 1.0 or 0.0
 ClassMask = Annotated[ArrayLike | None, "class mask"]  # booleans, per class or of pred's shape

@@ -229,7 +229,7 @@ def nt_xent_loss(
         Two views of N samples, of shape (N, D), which need no normalisation; floats, or
         integers, which count as float64.
     temperature : float, optional
-        The :math:`\tau` that cosines are divided by, at least 1e-12.
+        The :math:`\tau` that cosines are divided by, from 1e-12 to 1e12.
     out : tuple of ndarray, optional
         The gradients' arrays, for `z1` and `z2`, or None; or a tuple of one entry per result. Each
         may be the input itself.
@@ -324,7 +324,7 @@ def supervised_contrastive_loss(
     labels : array_like of int
         Of shape (N,); any integers.
     temperature : float, optional
-        The :math:`\tau` that cosines are divided by, at least 1e-12.
+        The :math:`\tau` that cosines are divided by, from 1e-12 to 1e12.
     out : ndarray or tuple, optional
         The gradient's array, or a tuple of one entry per result. May be `z` itself.
 

@@ -233,8 +233,8 @@ def kl_div_with_logits(
         Of pred's shape: probabilities in [0, 1]; that they sum to 1 is not checked. Or logits,
         with `from_logits`.
     temperature : float, optional
-        T, which divides the logits, also those of the target; at least 1e-12. The divergence is not
-        multiplied by T squared, as distillation often does: ``sample_weight=T**2`` with
+        T, which divides the logits, also those of the target; from 1e-12 to 1e12. The divergence is
+        not multiplied by T squared, as distillation often does: ``sample_weight=T**2`` with
         ``reduction="sum"`` does.
     from_logits : bool, optional
         Whether the target is logits: q is their softmax.
@@ -335,7 +335,7 @@ def js_divergence_with_logits(
         The target's weight in the mixture m, in [0, 1]: 1/2 is the Jensen-Shannon divergence; at
         the ends, where m is one of the two, it is 0.
     temperature : float, optional
-        T, which divides the logits, also those of the target; at least 1e-12.
+        T, which divides the logits, also those of the target; from 1e-12 to 1e12.
     from_logits : bool, optional
         Whether the target is logits: q is their softmax.
     axis : int, optional

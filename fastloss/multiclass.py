@@ -164,8 +164,8 @@ def cross_entropy(
     label_smoothing : float, optional
         The share s of each target that is spread evenly: t becomes t (1 - s) + s / K.
     temperature : float, optional
-        What divides the logits (at least 1e-12), after `softcap` and before everything else. The
-        gradient is that in `pred`.
+        What divides the logits (from 1e-12 to 1e12), after `softcap` and before everything else.
+        The gradient is that in `pred`.
     z_loss : float, optional
         Adds this times the square of log sum exp, which keeps that near 0. It is weighed like the
         sample's loss, by class weights too.

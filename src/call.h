@@ -974,7 +974,8 @@ FL_DEFINE_ADVANCE(double, f64)
 /* Of rows and labels, whose losses are computed in double. The rows' drivers are in this mode already:
  * to read it waits for all that is computed. */
 #define FL_MAP_LABELS(b, at_f64) FL_MAP_SLOW_AS(double, f64, b, 0, at_f64, at_f64)
-/* For those that have a shorter way to the same bits where a step is moderate (fl_moderate_*). */
+/* For those that have a shorter way to the same bits where a step is moderate (fl_moderate_*); `able`:
+ * whether the knobs allow it. */
 #define FL_MAP_MODERATE(b, able, moderate_f32, moderate_f64, at_f32, at_f64)                       \
     do {                                                                                           \
         fl_mode own = fl_enter(1);                                                                 \

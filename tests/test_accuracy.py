@@ -180,6 +180,9 @@ def test_negative_binomial_of_any_alpha(exponent: int, dtype: type) -> None:
         (fl.js_divergence_with_logits, {"beta": 1e-105, "temperature": 0.1}, "d", [0, 59], [0.7]),
         # The factors of a Hessian are above the largest number, the Hessian is not.
         (fl.cross_entropy, {"temperature": 1e-12, "z_loss": 0.1}, "f", [0, 0], 0),
+        # Padding is inf times the inverse, which has to be more than 0.
+        (fl.cross_entropy, {"temperature": 1e12, "z_loss": 0.1}, "f", [1, 2], 0),
+        (fl.kl_div_with_logits, {"temperature": 1e12}, "f", [-1, 2], [0.7]),
         # The slope of the cap is below the smallest number, what comes of it is not.
         (fl.cross_entropy, {"temperature": 0.1, "z_loss": 11, "softcap": 0.1}, "f", [1, -4.5], 0),
         (fl.cross_entropy, {"temperature": 0.1, "z_loss": 11, "softcap": 0.1}, "d", [1, -35.6], 0),

@@ -197,6 +197,11 @@ def short_options(loss, n, rng):
     if loss.kind == "rows" and loss.name not in ("multi_margin_loss", "kl_div_with_logits"):
         yield from ({name: knob} for name, knob in knobs.items())
         yield {**knobs, **weights, "reduction": "none"}
+    of_rows = {"temperature": 1.7, "z_loss": 0.01, "softcap": 5.0, "from_logits": True}
+    of_rows = {name: knob for name, knob in of_rows.items() if name in loss.knobs}
+    if loss.kind == "rows":
+        yield from ({name: knob} for name, knob in of_rows.items())
+        yield {**of_rows, **weights}
 
 
 @every_loss

@@ -904,7 +904,7 @@ def test_contrastive_errors():
     ):
         with pytest.raises(error, match=f"^{loss.name}: {words}"):
             loss.grad(*args)
-    with pytest.raises(ValueError, match=r"^nt_xent_loss: temperature: expected a number >= 1e-12"):
+    with pytest.raises(ValueError, match=r"^nt_xent_loss: temperature: expected a number in \["):
         nt(z, z, temperature=0)
     narrow = nt.grad(z.astype("f"), z)
     assert narrow[0].dtype == np.float32 and narrow[1].dtype == np.float64
