@@ -639,3 +639,15 @@ def test_an_instruction_set_that_cannot_be_had(isa):
 def test_a_number_of_threads_that_is_none(threads):
     message = refusal(FASTLOSS_NUM_THREADS=threads)
     assert "FASTLOSS_NUM_THREADS" in message and repr(threads) in message
+
+
+@pytest.mark.parametrize("name", ["temperature", "z_loss", "softcap", "label_smoothing"])
+def test_a_wrong_label_loses_nothing_whatever_the_option(name, dtype):
+    pred = np.arange(12.0, dtype=dtype).reshape(4, 3)
+    before, other, labels = pred.copy(), np.full_like(pred, 7), [0, 1, 3, 2]
+    for target in (np.array(labels), labels):  # straight to the kernel, and the general way
+        for out in (None, other, pred):
+            with pytest.raises(ValueError, match=r"^cross_entropy: target\[2\] = 3 is not a class"):
+                fl.cross_entropy.grad(pred, target, out=out, **{name: 0.5})
+    assert_array_equal(pred, before)
+    assert (other == 7).all()
