@@ -28,16 +28,18 @@ FLAGS = [
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
 # gcc alone. First, in the place of -O3, what of it makes kernels faster; all of it takes a tenth
-# longer to build. Then, with the one for x86: else it clears 64 numbers by `rep stos`, which takes
-# 70 cycles to begin: in a loop, and in an initialiser. The others spare a quarter of the build:
-# searches for common and for partial redundancies, and the order of what processors order
-# themselves, make no kernel faster.
+# longer to build. Then, with those for x86: else it clears 64 numbers by `rep stos` (in a loop, and
+# in an initialiser) and copies them by `rep movs`, which take 70 cycles to begin. The others spare a
+# quarter of the build: searches for common and for partial redundancies, and the order of what
+# processors order themselves, make no kernel faster.
 GCC_FLAGS = [
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fpeel-loops", "-funswitch-loops"),
     "-fno-tree-loop-distribute-patterns",
     *("-fno-gcse", "-fno-tree-pre", "-fno-schedule-insns2"),
 ]
-GCC_X86_FLAGS = ["-mmemset-strategy=vector_loop:8192:noalign,libcall:-1:noalign"]
+GCC_X86_FLAGS = [
+    f"-m{what}-strategy=vector_loop:8192:noalign,libcall:-1:noalign" for what in ("memset", "memcpy")
+]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of
 # selects, and their loops stay scalar (up to 7 times as slow). gcc 12 is up to 9 % slower without.
 GCC_13_FLAGS = ["-fno-thread-jumps", "-fstrict-flex-arrays=0"]

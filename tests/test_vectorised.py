@@ -115,7 +115,7 @@ def test_every_exponential_of_the_scores_is_vectorised(isa):
     """2^n is made by a shift: by 23 bits in floats, by 52 in doubles; less where a table helps."""
     _, found = functions(isa)
     symbol = re.compile(r"_score(s|_row|_lanes)\b")
-    float_bits, double_bits = (19, 49) if isa == "avx512" else (23, 52)
+    float_bits, double_bits = {"avx512": (19, 49), "avx2": (20, 52)}.get(isa, (23, 52))
     for fused, shift in ((0, rf"pslld\s+\${float_bits:#x}"), (1, rf"psllq\s+\${double_bits:#x}")):
         of_loops = [
             text
