@@ -75,29 +75,21 @@ typedef struct {
         }                                                                                          \
     } while (0)
 
-/* n < FL_LANES numbers, filled up with -inf. Not by memcpy and loads: those wait for its stores. */
-#if defined(__AVX512F__)
-#define FL_DEFINE_FILLED(T, S, P)                                                                  \
-    FL_INLINE const T *fl_filled_##S(T *restrict last, const T *restrict z, ptrdiff_t n) {         \
-        for (int l = 0, many = 64 / sizeof(T); l < FL_LANES; l += many) {                          \
-            ptrdiff_t some = n - l < 0 ? 0 : n - l > many ? many : n - l;                          \
-            _mm512_storeu_##P(last + l, _mm512_mask_loadu_##P(_mm512_set1_##P(-INFINITY),          \
-                                                              (1u << some) - 1, z + l));           \
-        }                                                                                          \
-        return last;                                                                               \
-    }
-FL_DEFINE_FILLED(float, f32, ps)
-FL_DEFINE_FILLED(double, f64, pd)
+#if defined(__AVX2__)
+enum { FL_MASKED_LOADS = 1 };
 #else
-#define FL_DEFINE_FILLED(T, S)                                                                     \
-    FL_INLINE const T *fl_filled_##S(T *restrict last, const T *restrict z, ptrdiff_t n) {         \
-        for (int l = 0; l < FL_LANES; ++l)                                                         \
-            last[l] = -INFINITY;                                                                   \
-        return (const T *)memcpy(last, z, (size_t)n * sizeof(T));                                  \
-    }
-FL_DEFINE_FILLED(float, f32)
-FL_DEFINE_FILLED(double, f64)
+enum { FL_MASKED_LOADS = 0 };
 #endif
+#define FL_DEFINE_FILL(T, S)                                                                       \
+    /* n < FL_LANES numbers, filled up with -inf. What memcpy stores, the next loads wait for. */  \
+    FL_INLINE void fl_fill_##S(T *restrict block, const T *restrict z, ptrdiff_t n) {              \
+        FL_INDEPENDENT for (int l = 0; l < FL_LANES; ++l)                                          \
+            block[l] = FL_MASKED_LOADS && l < (int)n ? z[l] : -INFINITY;                           \
+        if (!FL_MASKED_LOADS)                                                                      \
+            memcpy(block, z, (size_t)n * sizeof(T));                                               \
+    }
+FL_DEFINE_FILL(float, f32)
+FL_DEFINE_FILL(double, f64)
 
 /* The last of it in a register: from one step to the next in memory a maximum takes 50 ns. */
 #if defined(__AVX512F__)
@@ -253,7 +245,7 @@ FL_DEFINE_EXPS(double, f64)
     }                                                                                              \
     /* The same of n numbers, which it copies to whole steps, filled up with -inf. */              \
     FL_INLINE T fl_copy_highest_##S(T *restrict block, const T *restrict z, ptrdiff_t n) {         \
-        T lane[FL_LANES], last[FL_LANES];                                                          \
+        T lane[FL_LANES];                                                                          \
         for (int l = 0; l < FL_LANES; ++l)                                                         \
             lane[l] = -INFINITY;                                                                   \
         for (; n >= FL_LANES; n -= FL_LANES, z += FL_LANES, block += FL_LANES)                     \
@@ -262,8 +254,9 @@ FL_DEFINE_EXPS(double, f64)
                 lane[l] = z[l] > lane[l] ? z[l] : lane[l];                                         \
             }                                                                                      \
         if (n > 0) {                                                                               \
-            memcpy(block, fl_filled_##S(last, z, n), sizeof last);                                 \
-            fl_highest_##S(last, 1, lane);                                                         \
+            fl_fill_##S(block, z, n);                                                              \
+            for (int l = 0; l < FL_LANES; ++l)                                                     \
+                lane[l] = block[l] > lane[l] ? block[l] : lane[l];                                 \
         }                                                                                          \
         return fl_greatest_##S(lane);                                                              \
     }                                                                                              \
