@@ -28,9 +28,9 @@ FLAGS = [
     "-ffp-contract=off",  # a multiply-add is where the source says, or loss and fused loss differ
 ]
 # gcc alone. First, in the place of -O3, what of it makes kernels faster; all of it takes a tenth
-# longer to build. Then, with those for x86: else it clears 64 numbers by `rep stos` (in a loop, and
-# in an initialiser) and copies them by `rep movs`, which take 70 cycles to begin. The others spare a
-# quarter of the build: searches for common and for partial redundancies, and the order of what
+# longer to build. Then, with those for x86: else it clears 64 numbers by `rep stos` (in a loop, or
+# in an initialiser) and copies them by `rep movs`, which take 70 cycles to begin. The others spare
+# a quarter of the build: searches for common and for partial redundancies, and the order of what
 # processors order themselves, make no kernel faster.
 GCC_FLAGS = [
     *("-O2", "-ftree-vectorize", "-fvect-cost-model=dynamic", "-fpeel-loops", "-funswitch-loops"),
@@ -38,8 +38,12 @@ GCC_FLAGS = [
     *("-fno-gcse", "-fno-tree-pre", "-fno-schedule-insns2"),
 ]
 GCC_X86_FLAGS = [
-    f"-m{what}-strategy=vector_loop:8192:noalign,libcall:-1:noalign" for what in ("memset", "memcpy")
+    f"-m{task}-strategy=vector_loop:8192:noalign,libcall:-1:noalign"
+    for task in ("memset", "memcpy")
 ]
+# gcc for x86 from 12 on: copies of known size by the widest vectors there are (clang does so by
+# itself). By those of 128 bits, a load of what was copied waits for both halves' stores.
+GCC_12_FLAGS = ["-mmove-max=512", "-mstore-max=512"]
 # gcc from 13 on, which is where the second, a default, came: else jump threading makes branches of
 # selects, and their loops stay scalar (up to 7 times as slow). gcc 12 is up to 9 % slower without.
 GCC_13_FLAGS = ["-fno-thread-jumps", "-fstrict-flex-arrays=0"]
@@ -111,7 +115,7 @@ def extensions() -> list[Extension]:
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     sources = ("setup.py", "src/*.h", "fastloss/kernels/*.px[id]")  # of all: built again with them
     depends = [str(path) for pattern in sources for path in Path().glob(pattern)]
-    optional = GCC_FLAGS, GCC_X86_FLAGS, GCC_13_FLAGS
+    optional = GCC_FLAGS, GCC_X86_FLAGS, GCC_12_FLAGS, GCC_13_FLAGS
     flags = FLAGS + [flag for some in optional if compiler_has(some) for flag in some]
     gate = Extension(
         "fastloss._gate",
