@@ -52,16 +52,15 @@ FL_INLINE float fl_exp_rest_f32(float r) {
 }
 
 FL_INLINE double fl_exp_rest_f64(double r) {
-    double r2 = r * r, even = 2.0826563245549260941e-9, odd = 2.5112034140491924663e-8;
-    even = FL_FMA(even, r2, 2.7557582028378726852e-7);
-    odd = FL_FMA(odd, r2, 2.755723487004166059e-6);
-    even = FL_FMA(even, r2, 0.000024801586926459477983);
-    odd = FL_FMA(odd, r2, 0.00019841269896375329489);
-    even = FL_FMA(even, r2, 0.0013888888889115694008);
-    odd = FL_FMA(odd, r2, 0.0083333333333170378172);
-    even = FL_FMA(even, r2, 0.041666666666666094202);
-    odd = FL_FMA(odd, r2, 0.16666666666666683415);
-    even = FL_FMA(even, r2, 0.50000000000000000439);
+    double r2 = r * r, even = 2.7630247838214363193e-7, odd = 2.5000185829692976914e-8;
+    even = FL_FMA(even, r2, 0.000024801493100114354073);
+    odd = FL_FMA(odd, r2, 2.7557585988446178521e-6);
+    even = FL_FMA(even, r2, 0.0013888888943629427703);
+    odd = FL_FMA(odd, r2, 0.00019841269506999064567);
+    even = FL_FMA(even, r2, 0.041666666666530158293);
+    odd = FL_FMA(odd, r2, 0.0083333333334942748444);
+    even = FL_FMA(even, r2, 0.50000000000000106278);
+    odd = FL_FMA(odd, r2, 0.16666666666666412796);
     return FL_FMA(FL_FMA(odd, r, even), r2, r);
 }
 
