@@ -599,7 +599,8 @@ cdef class Gate:
         self.lists = loss.domain.lists
         self.shares = loss.domain.shares
         self.smooths = "label_smoothing" in loss.knobs
-        self.weighs_classes = "class_weight" in loss.knobs and self.counted
+        self.weighs_classes = self.driver == "elementwise" or (
+            "class_weight" in loss.knobs and self.counted)
         self.own_divergence = getattr(self, "divergence", 0)
         self.drivers = driver_of(self.driver, &self.form)
         scalars = [knob for knob in loss.knobs.values() if knob.scalar]
@@ -633,7 +634,7 @@ cdef class Gate:
         raise NotImplementedError
 
     cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
-                      class_weight, weight, mask, reduction, normalizer, out):
+                      per_class, weight, mask, reduction, normalizer, out):
         # The results of a plain call, or None.
         return None
 
@@ -700,7 +701,7 @@ cdef class Gate:
                 c.target_logits = knobs[i] != 0
 
     cdef object small(self, cnp.ndarray pred, cnp.ndarray target, double* knobs, ignore_index,
-                      double smoothing, class_weight, weight, mask, reduction, normalizer, out):
+                      double smoothing, per_class, weight, mask, reduction, normalizer, out):
         # A plain call that one thread does; None where the general way must say what is wrong.
         cdef fl_call c
         cdef list into = [None, None, None]  # the loss per sample, the gradient, the Hessian
@@ -714,7 +715,8 @@ cdef class Gate:
         cdef fl_workspace* ws
         cdef size_t scratch
         cdef fl_driver driver = self.drivers[wide]
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, every = 0  # the stride of what is the same in all rows
+        cdef double number = 1
         if reduction is None:
             reduction = self.defaults.get("reduction", "mean")
         if type(reduction) is not str or reduction not in REDUCTIONS:
@@ -724,15 +726,21 @@ cdef class Gate:
             return None
         if weight is not None and not over_axes(weight, pred, axes):
             return None
-        if class_weight is not None and not (self.weighs_classes and none_below_0(class_weight)
-                                             and (<cnp.ndarray>class_weight).ndim == 1
-                                             and cnp.PyArray_DIM(<cnp.ndarray>class_weight, 0)
-                                             == cnp.PyArray_DIM(pred, 1)):
+        if per_class is not None and not of_rows and type(per_class) in (float, int):
+            if not 0 <= per_class < 2.0 ** 62:
+                return None
+            number = per_class
+            per_class = None
+        if per_class is not None and not (self.weighs_classes and pred.ndim
+                                          and none_below_0(per_class)
+                                          and (<cnp.ndarray>per_class).ndim == 1
+                                          and cnp.PyArray_DIM(<cnp.ndarray>per_class, 0)
+                                          == cnp.PyArray_DIM(pred, pred.ndim - 1)):
             return None
         if mask is not None and not (over_axes(mask, pred, axes)
                                      and cnp.PyArray_ISBOOL(<cnp.ndarray>mask)):
             return None
-        if not self.given(out, pred, (target, class_weight, weight, mask), into):
+        if not self.given(out, pred, (target, per_class, weight, mask), into):
             return None
         memset(&c, 0, sizeof(c))
         c.order = self.order
@@ -740,7 +748,7 @@ cdef class Gate:
         c.block = <fl_block>self.block
         c.temperature = 1
         c.partial = partial
-        c.extra_value = 1
+        c.extra_value = number
         c.form = self.form
         for i in range(self.n_knobs):
             c.knobs[i] = knobs[i]
@@ -772,8 +780,11 @@ cdef class Gate:
             lie(&c.weight, weight, False)
         if mask is not None:
             lie(&c.mask, mask, False)
-        if class_weight is not None:
-            lie(&c.extra, class_weight, False)
+        if per_class is not None:
+            lie(&c.extra, per_class, False)
+            if not of_rows:
+                c.extra.ndim = 1
+                c.extra.stride = &every
         # Labels are checked beforehand, but where all count and nothing of the caller's is written:
         # there the kernel does, as it does targets with a domain, if no prediction is written over.
         late = not of_rows or (c.soft and not self.lists) or (
@@ -952,11 +963,11 @@ cdef class Method:
 
 cdef class ElementwiseGate(Gate):
     cdef object plain(self, pred, target, double* knobs, ignore_index, double smoothing,
-                      class_weight, weight, mask, reduction, normalizer, out):
+                      per_class, weight, mask, reduction, normalizer, out):
         if (is_plain(pred) and plain_code(target)
                 and 0 < cnp.PyArray_NBYTES(<cnp.ndarray>pred) <= serial
                 and cnp.PyArray_SAMESHAPE(<cnp.ndarray>pred, <cnp.ndarray>target)):
-            return self.small(pred, target, knobs, None, 0, None, weight, mask, reduction,
+            return self.small(pred, target, knobs, None, 0, per_class, weight, mask, reduction,
                               normalizer, out)
         return None
 
@@ -967,9 +978,8 @@ cdef class ElementwiseGate(Gate):
         if unknown:
             raise self.loss.unknown(unknown)
         self.read_knobs(knobs, values)
-        if (per_class is None and self.optional_array and no_threads(num_threads)
-                and self.results != ""):
-            result = self.plain(pred, target, values, None, 0, None, sample_weight, mask,
+        if self.optional_array and no_threads(num_threads) and self.results != "":
+            result = self.plain(pred, target, values, None, 0, per_class, sample_weight, mask,
                                 reduction, normalizer, out)
             if result is not None:
                 return result

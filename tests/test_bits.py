@@ -202,6 +202,8 @@ def short_options(loss, n, rng):
     if loss.kind == "rows":
         yield from ({name: knob} for name, knob in of_rows.items())
         yield {**of_rows, **weights}
+    if "pos_weight" in loss.knobs:
+        yield from ({"pos_weight": weight, **weights} for weight in (2.5, 3, rng.random(n)))
 
 
 @every_loss
@@ -237,6 +239,20 @@ def test_the_short_way_and_the_general(loss, n, dtype, rng, monkeypatch):
                         into = results(loss, method, over, target, out=out, **options)
                         assert_same_bits(into, general)
                         assert into["g"] is over
+
+
+@pytest.mark.parametrize("shape", [(50, 10), (2, 3, 5), (3, 3000), (4, 1)])
+def test_the_short_way_of_a_weight_of_columns(shape, dtype, rng, monkeypatch):
+    """One number per column, of any rows and however the blocks fall."""
+    loss = fl.binary_cross_entropy_with_logits
+    pred, target = inputs(loss, shape, dtype=dtype)
+    for weight in (rng.random(shape[-1]), rng.random(shape[-1]).astype(np.float32)):
+        general = loss.value_and_grad(pred.view(Indirect), target, pos_weight=weight)
+        with monkeypatch.context() as patch:
+            patch.setattr(type(loss._call.__self__), "general", None)
+            value, grad = loss.value_and_grad(pred, target, pos_weight=weight)
+        assert value == general[0]
+        np.testing.assert_array_equal(grad, general[1])
 
 
 @every_setting
