@@ -8,13 +8,16 @@ reset, so a copy of the input that lives for a moment is seen too; with a fixed 
 maps and unmaps every such copy, so none hides in memory freed before.
 """
 
+import ctypes
 import json
+import mmap
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from samples import counts_memory, run_python
+from samples import counts_memory, every_loss, inputs, run_python, softness
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="resets /proc/self peak memory")
 
@@ -267,3 +270,34 @@ def test_a_hundred_thousand_calls_leave_nothing():
     """Errors among them: no block of memory, no page, no reference."""
     found = run_python(f"TESTS = {str(Path(__file__).parent)!r}\n" + CALLS)
     assert found == "True True True True"
+
+
+def fenced(a, first):
+    """A copy of `a` that begins where a page without access ends, or ends where one begins."""
+    page, at = mmap.PAGESIZE, -(-a.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, at + 2 * page)
+    begin = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+    for edge in (begin, begin + page + at):
+        assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(edge), page, 0) == 0
+    copy = np.frombuffer(memory, a.dtype, a.size, page if first else page + at - a.nbytes)
+    copy = copy.reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
+@every_loss
+@pytest.mark.parametrize("first", [True, False])
+def test_nothing_beyond_an_array_is_touched(loss, first, dtype):
+    """Not by a vector that is partly filled, nor by one before the first: it would be fatal."""
+    if loss.kind == "elementwise":
+        sizes = [((n,), 0) for n in (1, 7, 320, 1025)]
+    else:
+        sizes = [((n,), k) for n, k in ((70, 3), (70, 17), (65, 100), (3, 200), (2, 1030))]
+    for (shape, classes), soft in ((size, soft) for size in sizes for soft in softness(loss)):
+        pred, target = inputs(loss, shape, dtype=dtype, classes=classes, soft=soft)
+        weight = np.linspace(1, 2, len(pred)).astype(dtype)
+        value, grad = loss.value_and_grad(pred, target, sample_weight=weight)
+        data = [fenced(a, first) for a in (pred, target, weight, np.empty_like(pred))]
+        found, out = loss.value_and_grad(*data[:2], sample_weight=data[2], out=data[3])
+        assert found == value
+        np.testing.assert_array_equal(out, grad)
