@@ -107,6 +107,7 @@ def log_cosh_rest(degree: int) -> tuple[list[mp.mpf], mp.mpf]:
 for name, digits, (polynomial, worst) in [
     ("exp, float", 18, exp_rest(4)),
     ("exp, double", 20, exp_rest(9)),
+    ("exp in 8 parts, float", 18, exp_part(2, 8)),
     ("exp in 16 parts, float", 18, exp_part(1, 16)),
     ("exp in 8 parts, double", 20, exp_part(5, 8)),
     ("log1p on [0, 1], float", 18, atanh_rest(3, mp.mpf(1) / 3)),
