@@ -137,16 +137,16 @@ cdef void store_halves(const fl_operand* op, char* dst, const T* src, Py_ssize_t
                 store(dst + row * stride + 2 * col, block + row * m, 2, m, op.code, False)
 
 
-cdef inline void clear(fl_workspace* ws, bint split, bint soft) noexcept nogil:
-    cdef Py_ssize_t i
-    for i in range(2 * LANES):
-        ws.total[i] = 0
+cdef inline void clear(fl_workspace* ws, bint split, bint soft, bint exact) noexcept nogil:
+    # `exact`: with what additions to `total` and `below` lose, which is kept of doubles and of
+    # divergences.
+    cdef size_t size = (LANES << exact) * sizeof(double)
+    memset(ws.total, 0, size)
     if split:
-        for i in range(2 * LANES):
-            ws.below[i] = 0
+        memset(ws.below, 0, size)
     if soft:
-        for i in range(2 * LANES):
-            ws.dot[i] = ws.mass[i] = 0
+        memset(ws.dot, 0, sizeof(ws.dot))
+        memset(ws.mass, 0, sizeof(ws.mass))
 
 
 cdef inline double merged(const double* lanes) noexcept nogil:

@@ -586,7 +586,7 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
         into = NULL if stretched(c, tag) else next_rows(c, &c.grad, s, tag)
     for i in range(LANES):
         top[i] = -<T>INFINITY
-    clear(ws, split, soft)
+    clear(ws, split, soft, sizeof(T) == 8)
     for step from 0 <= step < c.classes by STEPS:
         steps = min(<Py_ssize_t>STEPS, c.classes - step)
         if kept:
@@ -619,14 +619,14 @@ cdef const T* reduce_lanes(fl_call* c, fl_workspace* ws, Rows* s, T tag) noexcep
     return z
 
 
-cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split,
-                         bint soft) noexcept nogil:
-    # A row's maximum has risen: all that was summed is below it.
+cdef inline void rescale(fl_workspace* ws, double share, double rise, bint split, bint soft,
+                         bint exact) noexcept nogil:
+    # A row's maximum has risen: all that was summed is below it. `exact` as of `clear`.
     cdef Py_ssize_t i
-    for i in range(2 * LANES):
+    for i in range(LANES << exact):
         ws.total[i] *= share
     if split:
-        for i in range(2 * LANES):
+        for i in range(LANES << exact):
             ws.below[i] = ws.total[i]
     if soft:
         for i in range(LANES):
@@ -662,7 +662,7 @@ cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Ro
     cdef T m = -<T>INFINITY, own
     cdef const T* z = NULL
     cdef const char* ahead
-    clear(ws, split, soft or cross_too)
+    clear(ws, split, soft or cross_too, sizeof(T) == 8)
     for i in range(LANES):
         top[i] = 0
     for step from 0 <= step < all_steps by STEPS:
@@ -673,7 +673,8 @@ cdef const T* reduce_row(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Ro
             if m > -<T>INFINITY:
                 rise = <double>own - m
                 rescale(ws, fl_exp_nonpositive_f64(-rise / c.temperature),
-                        rise / c.temperature if cross_too else rise, split, soft or cross_too)
+                        rise / c.temperature if cross_too else rise, split, soft or cross_too,
+                        sizeof(T) == 8)
             m = own
             for i in range(LANES):
                 top[i] = m
@@ -718,7 +719,7 @@ cdef void reduce_target(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_
     cdef const T* by = cooling(c, ws, tag)
     cdef const T* t
     cdef T most
-    clear(ws, True, False)
+    clear(ws, True, False, sizeof(T) == 8)
     for i in range(LANES):
         top[i] = -<T>INFINITY
     for step from 0 <= step < all_steps by STEPS:
@@ -878,7 +879,7 @@ cdef void diverge_from_probs(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j
     cdef const T* by = cooling(c, ws, <T>0)
     cdef T most
     cdef double rest, unit = FL_UNSCALE_f32 if T is float else FL_UNSCALE_f64
-    clear(ws, True, False)
+    clear(ws, True, False, True)
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         if c.stored:
@@ -933,7 +934,7 @@ cdef void diverge(fl_call* c, fl_workspace* ws, Rows* s, Py_ssize_t j, Py_ssize_
     if plain and not c.target_logits:
         diverge_from_probs(c, ws, s, j, n, only)
         return
-    clear(ws, True, True)
+    clear(ws, True, True, True)
     for step from 0 <= step < all_steps by STEPS:
         steps = min(<Py_ssize_t>STEPS, all_steps - step)
         if known and not c.lanes:  # the block's exponentials are those below its own maximum

@@ -189,7 +189,7 @@ cdef void raise_top(fl_workspace* ws, double rise) noexcept nogil:
         ws.dot[i] += weighed(ws.total[i], rise)
     for i in range(2 * LANES):
         ws.dot[i] *= share
-    rescale(ws, share, rise, True, False)
+    rescale(ws, share, rise, True, False, True)
 
 
 cdef void score_row(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, Py_ssize_t j,
@@ -208,7 +208,7 @@ cdef void score_row(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, Py_ssize_t
     cdef const T* z = NULL
     cdef const char* src
     cdef const char* ahead
-    clear(ws, True, dot)
+    clear(ws, True, dot, True)
     for i in range(LANES):
         odd[i] = 0
     f.rank[j] = 0
@@ -309,7 +309,7 @@ cdef void score_lanes(fl_call* c, fl_workspace* ws, Rows* s, Scores* f, T tag) n
     cdef Py_ssize_t step, steps, i, k
     cdef int64_t* index = <int64_t*>(z + c.unit)
     cdef T* value = <T*>(index + c.topk * LANES)
-    clear(ws, all_classes, dot)
+    clear(ws, all_classes, dot, True)
     for i in range(LANES):
         top[i] = -<T>INFINITY
         label[i] = at[i] = 0
